@@ -1,0 +1,577 @@
+package correlate
+
+import (
+	"slices"
+	"time"
+
+	"whyreset/capture"
+)
+
+// A conn is one TCP connection: what each end sent, acknowledged and closed, in
+// the order of sequence numbers and not of capture.
+//
+// Offsets are relative sequence numbers as Wireshark shows them: 0 is the SYN,
+// 1 the first byte; they are 64 bits wide and do not wrap.
+type conn struct {
+	hash     uint32
+	state    connState
+	client   int8 // which half the client is; -1 while that is not known
+	speaking int8 // the half that delivered data last; -1 before any
+	waited   uint16
+	protocol protocol
+
+	startSeen bool // a SYN or SYN-ACK of its handshake was captured
+	accounted bool // every client byte up to now was framed as a request, and every request was answered or is queued
+	upgraded  bool // 101 or a successful CONNECT: what follows is not HTTP
+	ackSeen   bool // the ACK that ends the handshake was captured
+	announced bool // a message said that the connection closes after it
+	expecting bool // the client may wait for 100 (Continue) before it sends content
+	untracked bool // requests were answered that could not be framed
+	missing   missing
+
+	id    uint64
+	ep    [2]capture.Endpoint
+	half  [2]half
+	start capture.Time
+	last  capture.Time
+	ended capture.Time // when it ended; 0 while it has not
+	ring  int          // where it stands in the tracker's ring of retired connections
+
+	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
+	synFrame                      uint64
+	synFile                       int32
+	pendingSYN                    uint32 // sequence number of a SYN that met this connection while it was open
+	pendingFrom                   int8   // the half that sent it, -1 if there is none
+	pendingTime                   capture.Time
+
+	requests  int
+	responses int
+	queue     []*request // without a complete and acknowledged response, oldest first; the last of them is the latest
+	answered  *request   // the last request that left the queue; nil if none has
+	current   int        // index in queue of the request whose response is being read; -1: none; -2: unasked
+	unasked   *response  // a response that no request had asked for; nil if there was none
+
+	respTime capture.Time // last byte of the last complete response
+	respEnd  int64        // its end
+	server   *server      // what is known of the server's timers
+}
+
+type connState uint8
+
+const (
+	free connState = iota
+	open
+	ending  // ended, and waiting for what may follow
+	retired // reported; still in the table to catch what comes late
+)
+
+type protocol uint8
+
+const (
+	undecided protocol = iota
+	http1
+	tls
+	h2c
+	opaque
+)
+
+func (p protocol) String() string {
+	return [...]string{"", "http/1.1", "tls", "h2c", "opaque"}[p]
+}
+
+// missing says what the capture lacks of a connection, as a set.
+type missing uint8
+
+const (
+	missingStart missing = 1 << iota // it began before the capture
+	missingBytes                     // bytes that the receiver acknowledged were not captured
+	missingHead                      // header sections were cut off by the snap length
+	missingSync                      // the messages could not be told apart
+)
+
+// A closing is a FIN or a RST as it was first seen.
+type closing struct {
+	kind   CloseKind
+	hasAck bool
+	resent bool // its first copy was not captured, and may have acknowledged less
+	file   int32
+	off    int64 // its sequence number
+	ack    int64 // the least it acknowledged over all copies: Linux rewrites it when it retransmits
+	time   capture.Time
+	frame  uint64
+}
+
+func (k *closing) seen() bool { return k.kind != NoClose }
+
+// ends tell how one direction of a connection was closed. Most connections that
+// are open have none of it, so they share one, notClosed, until they do.
+type ends struct {
+	fin     closing     // the first FIN
+	rst     closing     // the first RST with an acknowledgement
+	reply   [4]replyRST // the first RSTs without
+	nreply  uint8
+	ignored int // RSTs that the peer had to ignore
+}
+
+// notClosed is never written to.
+var notClosed ends
+
+// closings returns h's ends for writing.
+func (h *half) closings() *ends {
+	if h.ends == &notClosed {
+		h.ends = new(ends)
+	}
+	return h.ends
+}
+
+// A half is one direction of a connection.
+type half struct {
+	*ends
+	based   bool // base is known
+	ackSeen bool // ack is known
+	fresh   bool // the peer spoke since this half last did
+	state   parseState
+	ttl     uint8
+	nsig    uint8
+	base    uint32 // the sequence number of offset 0
+	packets uint64 // saturates nowhere that matters; 0 says that this direction was never seen
+
+	next    int64        // offset of the next byte to be framed
+	end     int64        // offset behind the last byte seen
+	top     int64        // the highest offset that a segment bore or reached, with or without data
+	topTime capture.Time // when it first did
+	ack     int64        // the highest offset of the peer that it acknowledged
+
+	lastData capture.Time
+
+	left    int64 // bytes left of the body or of the chunk
+	scanned int   // how much of buf has been searched for the end of the head
+	buf     []byte
+	bufAt   stamp // where buf begins
+	bufOff  int64
+	pend    []piece
+	sigs    [3]signature // of the latest data segments
+}
+
+type replyRST struct {
+	off   int64
+	ttl   uint8
+	taken bool // the other end had to accept it
+	time  capture.Time
+	frame uint64
+	file  int32
+}
+
+// A signature recognises the same packet when it is captured again on its way.
+type signature struct {
+	id   uint64 // sequence number, IP identification, length
+	time capture.Time
+}
+
+func sign(s *capture.Segment) signature {
+	return signature{uint64(s.Seq)<<32 | uint64(s.IPID)<<16 | uint64(uint16(s.Len)), s.Time}
+}
+
+// A stamp says where bytes were seen, and what their segment acknowledged.
+type stamp struct {
+	time   capture.Time
+	frame  uint64
+	file   int32
+	hasAck bool
+	resent bool // later bytes had been sent long before: this is not the first copy
+	ack    int64
+}
+
+// A piece is a run of one direction's bytes that cannot be framed yet.
+type piece struct {
+	off     int64
+	n       int
+	payload []byte // the captured part, owned
+	at      stamp
+}
+
+// A request is a request message and what became of it.
+type request struct {
+	number           int
+	start, end       int64 // its bytes; end is the last one known while it is not complete
+	complete         bool  // sent whole
+	framed           bool  // its head was read, so that complete means something
+	head             bool  // HEAD: no body in the response
+	connect          bool
+	refused          bool // its content was refused (Expect: 100-continue) and never sent
+	close            bool // Connection: close
+	hasIdle          bool
+	resent           bool // its first copy was not captured, and may have acknowledged less
+	retrans          int  // how often its first byte was sent again
+	nacks            uint8
+	ack              int64    // the least that the segment with its first byte acknowledged
+	acks             [4]int64 // what its segments acknowledged
+	time, lastTime   capture.Time
+	frame            uint64
+	file             int32
+	idle             time.Duration
+	text             []byte // method, target, host, one after the other
+	nmethod, ntarget int
+	resp             response
+}
+
+func (r *request) method() string { return string(r.text[:r.nmethod]) }
+func (r *request) target() string { return string(r.text[r.nmethod : r.nmethod+r.ntarget]) }
+func (r *request) host() string   { return string(r.text[r.nmethod+r.ntarget:]) }
+
+// acknowledged notes what one of the request's segments acknowledged: a reply
+// RST to that segment will bear it as its sequence number.
+func (r *request) acknowledged(ack int64) {
+	for _, a := range r.acks[:r.nacks] {
+		if a == ack {
+			return
+		}
+	}
+	if int(r.nacks) < len(r.acks) {
+		r.acks[r.nacks] = ack
+		r.nacks++
+	}
+}
+
+// A response is a final response message.
+type response struct {
+	began, complete bool
+	framed          bool // complete means something
+	untilClose      bool // its body ends where the connection is closed
+	close           bool // it announces the end of the connection
+	hasAck          bool
+	status          int
+	start, end      int64
+	ack             int64 // what its first segment acknowledged
+	frame           uint64
+	file            int32
+	time, lastTime  capture.Time
+}
+
+// reset makes c ready for another connection, keeping its small buffers.
+func (c *conn) reset() {
+	q := c.queue[:0]
+	*c = conn{client: -1, speaking: -1, pendingFrom: -1, current: -1, queue: q}
+	c.half[0].ends, c.half[1].ends = &notClosed, &notClosed
+}
+
+// rel returns the offset of seq, on whichever side of h.next is nearer.
+func (h *half) rel(seq uint32) int64 {
+	return h.next + int64(int32(seq-(h.base+uint32(h.next))))
+}
+
+// setBase fixes offset 0. Where the SYN was not seen, the first byte seen is
+// byte 1, as in Wireshark.
+func (h *half) setBase(base uint32) {
+	h.based = true
+	h.base = base
+	h.next, h.end = 1, 1
+}
+
+// upTo is the offset behind everything that h is known to have sent,
+// its FIN included.
+func (h *half) upTo() int64 {
+	if h.fin.seen() {
+		return max(h.end, h.fin.off+1)
+	}
+	return h.end
+}
+
+// reached reports whether everything that ack covers was framed.
+func (h *half) reached(ack int64) bool {
+	return ack <= h.next || (h.fin.seen() && ack <= h.fin.off+1 && h.next >= h.fin.off)
+}
+
+// segment takes in one segment from half d.
+func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
+	h, p := &c.half[d], &c.half[1-d]
+	h.packets++
+	c.last = max(c.last, s.Time)
+	if !h.based {
+		switch {
+		case s.Flags&capture.SYN != 0:
+			h.setBase(s.Seq)
+		case s.Flags&(capture.RST|capture.ACK) == capture.RST && s.Seq == 0:
+		default:
+			h.setBase(s.Seq - 1)
+		}
+	}
+	if s.Flags&capture.ACK != 0 && !p.based && s.Flags&capture.RST == 0 {
+		p.setBase(s.Ack - 1)
+	}
+	at := stamp{time: s.Time, frame: s.Frame, file: int32(s.File)}
+	if s.Flags&capture.ACK != 0 && p.based {
+		at.hasAck, at.ack = true, p.rel(s.Ack)
+		if at.ack > p.end+1<<28 || at.ack < 0 {
+			at.hasAck, at.ack = false, 0 // acknowledges what was never sent
+		}
+	}
+	if s.Flags&capture.RST != 0 {
+		c.reset1(t, s, d, at)
+		return
+	}
+	h.ttl = s.TTL
+	off := h.rel(s.Seq)
+	at.resent = s.Len > 0 && h.top >= off+int64(s.Len) && s.Time.Sub(h.topTime) > 10*time.Millisecond
+	if s.Flags&capture.SYN != 0 {
+		c.syn(s, d)
+		off++ // data in a SYN (RFC 7413) begins behind it
+	}
+	if past := off + int64(s.Len); past > h.top {
+		h.top, h.topTime = past, s.Time
+	}
+	if at.hasAck {
+		if at.ack > h.ack || !h.ackSeen {
+			h.ack, h.ackSeen = at.ack, true
+			if len(c.queue) > 0 && d == int(c.client) {
+				c.settleAnswered(t)
+			}
+		}
+		if c.openTime == 0 && c.startSeen && d == int(c.client) && s.Flags&capture.SYN == 0 {
+			if s.Len > 0 && c.synAckTime != 0 { // the ACK of the handshake itself was not captured
+				c.openTime = c.synAckTime
+			} else {
+				c.openTime, c.ackSeen = s.Time, true
+			}
+		}
+	}
+	if s.Flags&capture.FIN != 0 {
+		c.finSegment(h, off+int64(s.Len), at)
+	}
+	if s.Len > 0 {
+		c.data(t, d, piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
+	} else if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
+		c.settle(t, false)
+	}
+	if s.Flags&(capture.FIN|capture.ACK) != 0 && c.ended == 0 && h.fin.seen() && p.fin.seen() &&
+		h.ack > p.fin.off && p.ack > h.fin.off {
+		t.end(c, s.Time)
+	}
+}
+
+// syn notes the handshake. It fixes the roles: the client is the one that sent
+// the SYN (in a simultaneous open, the one that sent it first).
+func (c *conn) syn(s *capture.Segment, d int) {
+	c.startSeen = true
+	if s.Flags&capture.ACK == 0 {
+		if c.synTime == 0 {
+			c.synTime, c.synFrame, c.synFile = s.Time, s.Frame, int32(s.File)
+			if c.client < 0 {
+				c.client = int8(d)
+			}
+		}
+	} else {
+		if c.synAckTime == 0 {
+			c.synAckTime = s.Time
+		}
+		if c.client < 0 {
+			c.client = int8(1 - d)
+		}
+	}
+	if c.requests == 0 && c.half[0].next == 1 && c.half[1].next == 1 {
+		c.accounted = true
+	}
+}
+
+func (c *conn) finSegment(h *half, off int64, at stamp) {
+	if !h.fin.seen() {
+		resent := h.top > off && at.time.Sub(h.topTime) > 10*time.Millisecond
+		h.closings().fin = closing{kind: FINClose, hasAck: at.hasAck, resent: resent, off: off, ack: at.ack, time: at.time, frame: at.frame, file: at.file}
+		return
+	}
+	if off == h.fin.off && at.hasAck {
+		h.fin.ack = min(h.fin.ack, at.ack)
+	}
+}
+
+// reset1 takes in a RST.
+func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
+	h, p := &c.half[d], &c.half[1-d]
+	if !h.based || (h.packets == 1 && s.Seq == 0) {
+		// Nothing else was ever seen from this end: a refused SYN (RFC 9293,
+		// section 3.5.2), or a reset of something that began before the capture.
+		kind := ReplyReset
+		if at.hasAck && s.Seq == 0 && p.next == 1 {
+			kind = Refusal
+		}
+		h.closings().rst = closing{kind: kind, hasAck: at.hasAck, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
+		t.end(c, s.Time)
+		return
+	}
+	off := h.rel(s.Seq)
+	// A RST counts if its sequence number is the next one the other end expects
+	// or lies in its window; Linux also takes one just below once it has had a
+	// FIN (tcp_reset_check in net/ipv4/tcp_input.c). One that does not count still
+	// tells what its sender thought.
+	taken := !p.ackSeen || off >= p.ack-1 && off <= max(h.upTo(), p.ack)+1<<20
+	e := h.closings()
+	switch {
+	case !at.hasAck:
+		known := slices.ContainsFunc(e.reply[:e.nreply], func(r replyRST) bool { return r.off == off })
+		if !known && int(e.nreply) < len(e.reply) {
+			e.reply[e.nreply] = replyRST{off: off, ttl: s.TTL, taken: taken, time: s.Time, frame: s.Frame, file: int32(s.File)}
+			e.nreply++
+		}
+	case !taken:
+	case !e.rst.seen():
+		e.rst = closing{kind: ActiveReset, hasAck: true, off: off, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
+	case off == e.rst.off:
+		e.rst.ack = min(e.rst.ack, at.ack)
+	}
+	if !taken {
+		e.ignored++
+		return
+	}
+	t.end(c, s.Time)
+}
+
+// data takes in payload: it is framed at once if it is the next in sequence and
+// everything it acknowledges was framed before, so that cause comes before
+// effect however the capture ordered them. Else it waits.
+func (c *conn) data(t *Tracker, d int, pc piece, s *capture.Segment) {
+	h, p := &c.half[d], &c.half[1-d]
+	end := pc.off + int64(pc.n)
+	if end <= h.next {
+		c.again(t, h, d, pc, s)
+		if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
+			c.settle(t, false)
+		}
+		return
+	}
+	if c.ended != 0 && end > h.end && h.overruled(end, s.Time) {
+		c.revive(h)
+	}
+	h.end = max(h.end, end)
+	h.lastData = pc.at.time
+	h.sigs[h.nsig] = sign(s)
+	h.nsig = (h.nsig + 1) % uint8(len(h.sigs))
+	if pc.off <= h.next && len(h.pend) == 0 && p.reached(pc.at.ack) {
+		c.deliver(t, d, pc)
+		if len(p.pend) > 0 {
+			c.settle(t, false)
+		}
+		return
+	}
+	c.hold(t, h, pc)
+	c.settle(t, false)
+}
+
+// overruled reports whether data up to end, sent at time now, lies beyond h's own
+// RSTs: then they were not h's, or its peer did not take them. Data a moment
+// later may only have been captured out of order.
+func (h *half) overruled(end int64, now capture.Time) bool {
+	const moment = 5 * time.Millisecond
+	over := h.rst.seen() || h.nreply > 0
+	if h.rst.seen() {
+		over = end > h.rst.off && now.Sub(h.rst.time) > moment
+	}
+	for _, r := range h.reply[:h.nreply] {
+		over = over && end > r.off && now.Sub(r.time) > moment
+	}
+	return over
+}
+
+// revive withdraws the RSTs of h: the connection went on.
+func (c *conn) revive(h *half) {
+	h.ignored += int(h.nreply)
+	if h.rst.seen() {
+		h.ignored++
+	}
+	h.rst, h.nreply = closing{}, 0
+	c.ended = 0
+}
+
+// again takes in bytes that were framed before: a retransmission, or the same
+// packet captured twice. Both may be the older copy in sequence terms, so the
+// least acknowledgement counts.
+func (c *conn) again(t *Tracker, h *half, d int, pc piece, s *capture.Segment) {
+	copied := false
+	sig := sign(s)
+	for _, g := range h.sigs {
+		if g.id == sig.id && (s.IPID != 0 || s.Time.Sub(g.time) < time.Millisecond) {
+			copied = true
+			t.sum.Duplicates++
+			break
+		}
+	}
+	if d != int(c.client) {
+		return
+	}
+	for i := range c.queue {
+		r := c.queue[i]
+		if pc.off+int64(pc.n) <= r.start || pc.off >= r.end {
+			continue
+		}
+		if pc.off <= r.start {
+			if !copied {
+				r.retrans++
+			}
+			if pc.at.hasAck {
+				r.ack = min(r.ack, pc.at.ack)
+			}
+		}
+		if pc.at.hasAck {
+			r.acknowledged(pc.at.ack)
+		}
+	}
+}
+
+// settleAnswered lets go of the requests whose response the client has
+// acknowledged to the end.
+func (c *conn) settleAnswered(t *Tracker) {
+	acked := c.half[c.client].ack
+	for len(c.queue) > 0 {
+		r := c.queue[0]
+		if !r.resp.complete || acked < r.resp.end || !(r.complete || r.refused) {
+			return
+		}
+		c.pop(t)
+	}
+}
+
+// pop moves the oldest request out of the queue.
+func (c *conn) pop(t *Tracker) {
+	t.freeRequest(c.answered)
+	c.answered = c.queue[0]
+	n := copy(c.queue, c.queue[1:])
+	c.queue[n] = nil
+	c.queue = c.queue[:n]
+	if c.current >= 0 {
+		c.current--
+	}
+}
+
+// newRequest returns an empty request, and freeRequest takes one back, so that
+// the steady path allocates nothing.
+func (t *Tracker) newRequest() *request {
+	n := len(t.requests)
+	if n == 0 {
+		return new(request)
+	}
+	r := t.requests[n-1]
+	t.requests = t.requests[:n-1]
+	*r = request{text: r.text[:0]}
+	return r
+}
+
+func (t *Tracker) freeRequest(r *request) {
+	if r != nil && cap(r.text) <= 4096 {
+		t.requests = append(t.requests, r)
+	}
+}
+
+// clientSide returns which half is the client. Where neither the handshake nor a
+// message told, the higher port is taken for the client's.
+func (c *conn) clientSide() int {
+	if c.client >= 0 {
+		return int(c.client)
+	}
+	a, b := &c.ep[0], &c.ep[1]
+	if a.Port < b.Port || a.Port == b.Port && a.Compare(*b) > 0 {
+		return 1
+	}
+	return 0
+}
+
+func (c *conn) clientHalf() *half { return &c.half[c.clientSide()] }
+func (c *conn) serverHalf() *half { return &c.half[1-c.clientSide()] }

@@ -1,0 +1,136 @@
+package correlate
+
+// A ruling is what a rule says of a request, or of a connection.
+type ruling struct {
+	verdict    Verdict
+	confidence Confidence
+	retry      Retry
+	lost       bool
+	by         Party
+	close      *closing
+	modifiers  []string
+	evidence   []Evidence
+	candidates []Verdict
+	timer      bool   // the server's idle timer, once learned, may decide this
+	why        string // of CaptureIncomplete and Ambiguous: in a few words, for the summary
+}
+
+// A rule looks at the facts and rules, or returns nil because it does not apply.
+type rule struct {
+	name  string
+	apply func(*facts) *ruling
+}
+
+// requestRules decide what became of a request that was outstanding when its
+// connection was judged. The first that applies rules.
+//
+// The order is the argument: first what acknowledgement numbers prove whatever
+// else is missing, then who closed first, and only then what was not seen.
+var requestRules = []rule{
+	{"no server in the capture", oneSided},
+	{"408 for a request that stalled", timedOutWithAnswer},
+	{"answered early, then reset", earlyResponseReset},
+	{"answered", answeredRequest},
+	{"sent although the close had arrived", lateReuse},
+	{"crossed an unasked response", idle408Race},
+	{"pipelined behind the last answer", pipelinedLost},
+	{"closed before anything arrived", closedOnAccept},
+	{"crossed the server's FIN", idleRace},
+	{"crossed the server's abort", idleRaceRST},
+	{"never acknowledged", neverAcknowledged},
+	{"refused without a close", staleConnection},
+	{"more was sent than was captured", clientUnseen},
+	{"client closed first", clientAbort},
+	{"both closed with a request between them", bothClosed},
+	{"request cut short by the server", requestTimeout},
+	{"closed without a response", closeBeforeResponse},
+	{"reset without a response", abortBeforeResponse},
+	{"response cut short", cutResponse},
+	{"nobody closed", unanswered},
+}
+
+// connectionRules name the end of a connection on which no request was lost.
+var connectionRules = []rule{
+	{"not HTTP/1", notHTTP1},
+	{"left HTTP", upgradedClose},
+	{"still open", stillOpen},
+	{"refused", refusedConnection},
+	{"more was sent than was captured", clientUnseen},
+	{"nothing framed", nothingFramed},
+	{"no request", unusedConnection},
+	{"reset", resetAfterComplete},
+	{"both at once", simultaneousClose},
+	{"closed", cleanClose},
+}
+
+// decide applies the rules: requestRules if q is a request that may be lost.
+func (f *facts) decide() ruling { return f.firstOf(requestRules) }
+
+// decideConnection applies the rules for a connection without a lost request.
+func (f *facts) decideConnection() ruling { return f.firstOf(connectionRules) }
+
+func (f *facts) firstOf(rules []rule) ruling {
+	for _, r := range rules {
+		if x := r.apply(f); x != nil {
+			return *x
+		}
+	}
+	if x := incomplete(f, "no close, reset or answer that would explain it was captured"); x != nil {
+		return *x
+	}
+	return ruling{verdict: Unknown, why: "no rule explains what was captured"}
+}
+
+// oneSided gives up where the server's direction, or the client's, is not in the
+// capture at all.
+func oneSided(f *facts) *ruling {
+	if f.serverSeen && f.clientSeen {
+		return nil
+	}
+	return incomplete(f, "only one direction was captured")
+}
+
+// clientUnseen gives up where the server acknowledged something of the client's
+// that was not captured: it may be a request, the rest of one, or the client's
+// FIN, which would turn the blame around.
+func clientUnseen(f *facts) *ruling {
+	if !f.clientUnseen() {
+		return nil
+	}
+	return incomplete(f, "the server acknowledged something of the client's that was not captured")
+}
+
+// incomplete says that the capture lacks what a verdict needs.
+func incomplete(f *facts, why string) *ruling {
+	var what string
+	v := CaptureIncomplete
+	switch {
+	case !f.serverSeen || !f.clientSeen:
+		what = "only one direction of the connection was captured"
+	case f.missing&missingBytes != 0:
+		what = "bytes that their receiver acknowledged are not in the capture"
+	case f.missing&missingHead != 0:
+		what = "the snap length cut off header sections"
+	case f.missing&missingStart != 0:
+		what = "the connection began before the capture"
+	case f.serverTop() > f.serverEnd || f.clientAck > f.serverEnd+1:
+		what = "the server sent bytes that are not in the capture"
+	case f.clientUnseen():
+		what = "the client sent something that is not in the capture"
+	case f.missing&missingSync != 0:
+		what, v = "the messages could not be told apart", Unknown
+	default:
+		return nil
+	}
+	r := &ruling{verdict: v, by: f.first, close: f.closeOf(f.first), why: what}
+	r.note(f.q.frame, f.q.file, "%s: %s", what, why)
+	return r
+}
+
+// answeredRequest lets go of a request that got its answer.
+func answeredRequest(f *facts) *ruling {
+	if !f.answered() {
+		return nil
+	}
+	return &ruling{verdict: StillOpen}
+}

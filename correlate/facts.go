@@ -1,0 +1,380 @@
+package correlate
+
+import (
+	"slices"
+	"time"
+
+	"whyreset/capture"
+)
+
+// facts are what is known of a connection, and of one request on it, when it is
+// judged. They are all that the rules in decide.go may look at.
+//
+// The names K, Kc, a and b are those of the literature on this: K is the
+// server's close, Kc the client's, and [a,b) are the request's bytes.
+type facts struct {
+	conn   Connection
+	server *server
+	tally  *tally       // what was counted of the connection, shared by the facts of all its requests
+	now    capture.Time // the capture's clock when this is judged
+	time   capture.Time // when the connection ended; now, if it did not
+	atEnd  bool         // the capture ended before the connection did
+
+	hasRTT               bool
+	serverRTT            time.Duration // from the place of capture to the server and back; 0 if not known
+	openTime             capture.Time  // end of the handshake; 0 if not seen
+	requests, responses  int
+	announced, untracked bool
+	upgraded             bool
+	missing              missing
+
+	K, Kc      closing    // first FIN, else first RST with an acknowledgement
+	rstS, rstC closing    // first such RST
+	first      Party      // who closed first in sequence terms; BothParties if neither knew of the other
+	replies    []replyRST // RSTs of the server without an acknowledgement
+	refusals   []replyRST // the same of the client
+
+	clientSeen, serverSeen bool
+	clientEnd, serverEnd   int64        // behind the last byte that was seen of it
+	clientAck, serverAck   int64        // the highest it acknowledged, other than in a RST
+	lastClient, lastServer capture.Time // their last data
+
+	ttl      uint8 // of the server's segments other than RSTs
+	unasked  response
+	respTime capture.Time // last byte of the last complete response; 0 if none
+	respEnd  int64
+
+	hasRequest bool
+	q          request  // the request that is judged; else the last one
+	prev       response // the last complete response to a request before q
+	hasPrev    bool
+	behind     bool  // an earlier request is outstanding too
+	front      int64 // the first byte of the earliest of them
+	frontEnd   int64 // how far its response had come; 0 if there was none
+	frontLost  bool  // where that response ends is not known
+	clientTop  int64 // the highest sequence number that the client used
+}
+
+// A tally keeps a connection with several findings from being counted twice.
+type tally struct {
+	lost     bool
+	verdicts []Verdict
+}
+
+// gather collects the facts of c, without those of a request.
+func (t *Tracker) gather(c *conn, atEnd bool) *facts {
+	ch, sh := c.clientHalf(), c.serverHalf()
+	f := &facts{
+		server: t.serverOf(c), tally: &tally{}, now: t.now, time: c.ended, atEnd: atEnd && c.ended == 0,
+		openTime: c.openTime, requests: c.requests, responses: c.responses,
+		announced: c.announced, untracked: c.untracked, upgraded: c.upgraded, missing: c.missing,
+		rstS: sh.rst, rstC: ch.rst,
+		replies: slices.Clone(sh.reply[:sh.nreply]), refusals: slices.Clone(ch.reply[:ch.nreply]),
+		clientSeen: ch.packets > 0, serverSeen: sh.packets > 0,
+		clientEnd: ch.end, serverEnd: sh.end, clientAck: ch.ack, serverAck: sh.ack,
+		lastClient: ch.lastData, lastServer: sh.lastData, clientTop: ch.top,
+		respTime: c.respTime, respEnd: c.respEnd,
+	}
+	if c.unasked != nil {
+		f.unasked = *c.unasked
+	}
+	if f.openTime == 0 {
+		f.openTime = c.synAckTime
+	}
+	if f.time == 0 {
+		f.time = c.last
+		if f.atEnd {
+			f.time = t.now
+		}
+	}
+	f.K, f.Kc = firstClose(sh), firstClose(ch)
+	f.first = whoFirst(&f.K, &f.Kc)
+	f.ttl = sh.ttl
+	f.conn = Connection{
+		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
+		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
+		Protocol: c.protocol.String(),
+	}
+	if c.synTime != 0 && c.synAckTime != 0 {
+		f.serverRTT = max(c.synAckTime.Sub(c.synTime), 1)
+	}
+	if f.serverRTT > 0 && c.openTime >= c.synAckTime && c.ackSeen {
+		d1, d2 := c.synAckTime.Sub(c.synTime), c.openTime.Sub(c.synAckTime)
+		f.hasRTT = true
+		f.conn.HandshakeRTT, f.conn.HasRTT = d1+d2, true
+		f.conn.Vantage = vantage(d1, d2)
+	}
+	return f
+}
+
+// vantage tells where the capture was made: to whom the handshake's answers
+// came at once.
+func vantage(d1, d2 time.Duration) Vantage {
+	const here = 200 * time.Microsecond
+	switch rtt := d1 + d2; {
+	case d1 < here && d2 < here:
+		return Local
+	case d2 < max(here, rtt/20):
+		return AtClient
+	case d1 < max(here, rtt/20):
+		return AtServer
+	}
+	return InMiddle
+}
+
+func firstClose(h *half) closing {
+	if h.fin.seen() {
+		return h.fin
+	}
+	if h.rst.seen() {
+		return h.rst
+	}
+	return closing{}
+}
+
+// whoFirst compares closes by what they acknowledge: an end that acknowledges
+// the other's FIN closed after it. The order of packets says nothing, since it
+// differs from one place on the path to another.
+func whoFirst(k, kc *closing) Party {
+	switch {
+	case !k.seen() && !kc.seen():
+		return NoParty
+	case !k.seen():
+		return Client
+	case !kc.seen():
+		return Server
+	}
+	serverKnew := k.hasAck && kc.kind == FINClose && k.ack > kc.off && !k.resent
+	clientKnew := kc.hasAck && k.kind == FINClose && kc.ack > k.off && !kc.resent
+	switch {
+	case serverKnew && !clientKnew:
+		return Client
+	case clientKnew && !serverKnew:
+		return Server
+	}
+	return BothParties
+}
+
+// about completes the facts with request q. prev is the last request before it
+// that got its response, front the earliest that did not; nil if there is none.
+func (f *facts) about(q, prev, front *request) *facts {
+	g := *f
+	g.q, g.hasRequest = *q, true
+	if front != nil {
+		g.behind, g.front, g.frontEnd = true, front.start, front.resp.end
+		g.frontLost = front.resp.began && !front.resp.framed
+	}
+	g.q.text = slices.Clone(q.text)
+	if prev != nil {
+		g.prev, g.hasPrev = prev.resp, true
+	}
+	return &g
+}
+
+// idleBefore is how long the connection was idle before the close k: since the
+// last response, or since the handshake. It is false if not known.
+func (f *facts) idleBefore(k *closing) (time.Duration, bool) {
+	last := f.serverEnd
+	if k == &f.K {
+		last = f.K.off
+	}
+	switch {
+	case last > f.serverEnd || f.missing&missingBytes != 0 && last > f.respEnd:
+		return 0, false // there may be another response, which was not captured
+	case f.respTime != 0 && last <= max(f.respEnd, f.unasked.end):
+		return max(0, k.time.Sub(f.respTime)), true
+	case f.lastServer != 0:
+		return max(0, k.time.Sub(f.lastServer)), true
+	case f.openTime != 0 && f.responses == 0:
+		return max(0, k.time.Sub(f.openTime)), true
+	}
+	return 0, false
+}
+
+// closedIdle reports whether p closed a connection that was, as far as p's own
+// TCP knew, idle after a complete response.
+func (f *facts) closedIdle(p Party) bool {
+	if f.responses == 0 || f.respTime == 0 || f.upgraded || f.missing&(missingBytes|missingSync|missingHead) != 0 {
+		return false
+	}
+	if p == Server {
+		return f.K.seen() && f.K.kind != Refusal && f.K.hasAck && (f.first == Server || f.first == BothParties) &&
+			f.K.off == f.respEnd && (!f.hasRequest || f.K.ack <= f.q.start)
+	}
+	return f.Kc.seen() && f.first == Client && !f.hasRequest && f.Kc.hasAck && f.Kc.ack >= f.respEnd
+}
+
+// firstUse reports whether q is the first request of a connection whose
+// beginning was seen: nothing went either way before it.
+func (f *facts) firstUse() bool {
+	return f.conn.StartSeen && f.q.number == 1 && f.q.start == 1 && f.q.ack <= 1
+}
+
+// pipelined reports whether q was sent before the last response that the server
+// gave had been received, or behind a request that the server had when it closed.
+func (f *facts) pipelined() bool {
+	return f.hasPrev && f.q.ack < f.prev.end || f.behind && f.K.hasAck && f.K.ack > f.front && f.K.ack <= f.q.start
+}
+
+// responseBase is the offset at which the first byte of the response to q was due.
+func (f *facts) responseBase() int64 {
+	if f.q.resp.began {
+		return f.q.resp.start
+	}
+	base := f.q.ack
+	if f.hasPrev {
+		base = max(base, f.prev.end)
+	}
+	if f.behind {
+		base = max(base, f.frontEnd)
+	}
+	if f.unasked.began {
+		base = max(base, f.unasked.end)
+	}
+	return base
+}
+
+// serverTop is the offset up to which the server is known to have sent data,
+// whether or not the capture shows it.
+func (f *facts) serverTop() int64 {
+	top := f.serverEnd
+	if f.K.seen() {
+		top = max(top, f.K.off)
+		if f.K.kind == FINClose {
+			return max(top, min(f.clientAck, f.K.off))
+		}
+	}
+	for _, r := range f.replies {
+		top = max(top, r.off)
+	}
+	if f.rstS.seen() && f.rstS.kind != Refusal {
+		top = max(top, f.rstS.off)
+	}
+	return max(top, f.clientAck)
+}
+
+// silent reports whether the server sent no byte of a response to q: not that
+// none was captured, but that its sequence numbers leave no room for one.
+func (f *facts) silent() bool {
+	if f.q.resp.began || f.frontLost {
+		return false
+	}
+	top := f.serverTop()
+	if f.K.kind == FINClose && top == f.K.off+1 { // the FIN's own number
+		top--
+	}
+	return f.serverSeen && top <= f.responseBase()
+}
+
+// clientUnseen reports whether the server acknowledged something of the client's
+// that was not captured: data, or the client's FIN.
+func (f *facts) clientUnseen() bool {
+	top := f.clientEnd
+	if f.Kc.kind == FINClose && f.Kc.off == top {
+		top++
+	}
+	return max(f.serverAck, f.clientTop) > top || f.K.hasAck && f.K.ack > top || f.Kc.kind == FINClose && f.Kc.off > top
+}
+
+// shown reports whether every byte that the server sent was captured up to K.
+func (f *facts) shown() bool { return f.K.off <= f.serverEnd }
+
+// answered reports whether the response to q was sent whole, and not refused by
+// a client that had gone before the end of it arrived.
+func (f *facts) answered() bool {
+	r := &f.q.resp
+	if !f.wholeResponse() {
+		return false
+	}
+	// A RST in answer to the server's FIN says nothing about the response.
+	refused := len(f.refusals) > 0 && !(f.K.kind == FINClose && f.first != Client) || f.rstC.seen() && f.rstC.hasAck && f.rstC.ack < r.end
+	return f.clientAck >= r.end || !refused
+}
+
+func (f *facts) wholeResponse() bool {
+	r := &f.q.resp
+	if r.untilClose && !r.complete {
+		return f.K.kind == FINClose && f.K.off == r.end && f.missing&missingBytes == 0 && !f.rstS.seen()
+	}
+	return r.complete
+}
+
+// rejected returns the RST by which the server's TCP refused a segment of q: it
+// bears that segment's acknowledgement as its sequence number (RFC 9293, section
+// 3.5.2).
+func (f *facts) rejected() (replyRST, bool) {
+	for _, r := range f.replies {
+		if slices.Contains(f.q.acks[:f.q.nacks], r.off) {
+			return r, true
+		}
+	}
+	return replyRST{}, false
+}
+
+// serverReset reports whether a RST that the client had to accept came from the
+// server's end.
+func (f *facts) serverReset() bool {
+	return f.rstS.seen() || slices.ContainsFunc(f.replies, func(r replyRST) bool { return r.taken })
+}
+
+// delay is how long after the end of q had reached the server its close was
+// sent. It is not exact if the round trip from here to the server is not known.
+func (f *facts) delay() (d time.Duration, exact bool) {
+	d = f.K.time.Sub(f.q.lastTime) - f.serverRTT
+	return max(d, 0), f.serverRTT > 0
+}
+
+// timer returns the server's idle timer as known now; nil if it is not.
+func (f *facts) timer() *Timer { return f.server.timer() }
+
+// due says how the server's close compares with its idle timer.
+type due uint8
+
+const (
+	dueUnknown due = iota // the timer is not known well enough to tell
+	dueNow                // it came when the timer was due
+	dueLater              // it came well before
+)
+
+// atTimer compares the server's close with its idle timer.
+func (f *facts) atTimer() due {
+	tm := f.timer()
+	idle, ok := f.idleBefore(&f.K)
+	switch {
+	case tm == nil || !ok:
+		return dueUnknown
+	case tm.Closes > 0 && tm.matches(idle):
+		return dueNow
+	case tm.Closes >= 2 && idle < tm.Timeout*9/10:
+		return dueLater
+	case tm.Closes > 0 || tm.Stated == 0:
+		return dueUnknown
+	// Only the server's own word. Several products add up to a second.
+	case idle < tm.Stated*9/10:
+		return dueLater
+	case idle <= tm.Stated+1200*time.Millisecond:
+		return dueNow
+	}
+	return dueUnknown
+}
+
+// limits of requests per connection and of a connection's age that servers have
+// by default (Apache, Tomcat and older nginx 100; nginx 1000 and one hour).
+var requestLimits = []int{100, 1000, 10000}
+
+// atLimit reports whether the server closed right after a response, unannounced,
+// as it does when the connection has served its number of requests or its time.
+func (f *facts) atLimit() bool {
+	idle, ok := f.idleBefore(&f.K)
+	if !ok || f.responses == 0 || f.announced || idle >= minTimer {
+		return false
+	}
+	if f.conn.StartSeen && slices.Contains(requestLimits, f.responses) {
+		return true
+	}
+	if f.conn.StartSeen && f.server.limits[f.responses] >= 2 && f.responses > 1 {
+		return true
+	}
+	age := f.K.time.Sub(f.conn.Start)
+	return f.conn.StartSeen && (age-time.Hour).Abs() < 36*time.Second
+}

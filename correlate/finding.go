@@ -1,0 +1,175 @@
+package correlate
+
+import (
+	"time"
+
+	"whyreset/capture"
+)
+
+// A Finding is the verdict on one lost request, or on one connection that ended
+// with nothing lost.
+type Finding struct {
+	Time       capture.Time // when the connection ended, or the request was known to be lost
+	Verdict    Verdict
+	Confidence Confidence
+	Lost       bool // the request got no complete answer
+	Retry      Retry
+	Candidates []Verdict // for Ambiguous: what fits
+
+	Connection Connection
+	Request    *Request  // the lost request; else the connection's last one; nil if it carried none
+	Response   *Response // as far as there was one to Request; nil if there was none
+
+	Idle     time.Duration // from the last response byte, or the handshake, to the request, or to the close if no request was outstanding
+	HasIdle  bool          // Idle is known
+	ClosedBy Party
+	Close    Close
+	Timer    *Timer // the idle timer learned for this server so far; nil if none
+
+	// Modifiers are words that qualify the verdict, such as "first-use".
+	Modifiers []string
+	// Evidence is what the verdict rests on, the decisive item first.
+	Evidence []Evidence
+}
+
+// A Connection describes the TCP connection of a finding.
+type Connection struct {
+	ID             uint64 // its number in the capture, from 0, in order of first packets
+	Client, Server capture.Endpoint
+	Start          capture.Time // its first packet
+	StartSeen      bool         // its handshake was captured; else it began before the capture
+	Requests       int          // requests that began on it
+	Responses      int          // final responses that ended on it
+	Protocol       string       // "http/1.1", or what else was recognised: "tls", "h2c", "opaque", "" for no bytes
+	HandshakeRTT   time.Duration
+	HasRTT         bool
+	Vantage        Vantage
+	Files          []int // the files (Segment.File) that its frames are in
+}
+
+// A Request describes an HTTP request message.
+type Request struct {
+	Method, Target, Host string // as far as they were captured
+	Number               int    // 1 is the first on the connection
+	Time                 capture.Time
+	Frame                uint64 // the packet with its first byte
+	Bytes                int64  // on the wire, as far as it was sent
+	Complete             bool   // all of it was sent
+}
+
+// A Response describes the final HTTP response to a request.
+type Response struct {
+	Status   int // 0 if the status line was not captured whole
+	Frame    uint64
+	Bytes    int64
+	Complete bool
+}
+
+// A Party is an end of a connection, or what is between them.
+type Party uint8
+
+const (
+	NoParty Party = iota // nobody, or it is not known
+	Client
+	Server
+	BothParties
+	Middlebox
+)
+
+// String returns "client", "server", "both", "middlebox", or "".
+func (p Party) String() string {
+	return [...]string{"", "client", "server", "both", "middlebox"}[p]
+}
+
+// A Close describes the first close of a connection, in sequence terms.
+type Close struct {
+	Kind   CloseKind
+	Frame  uint64
+	Ack    int64 // what it acknowledges, relative to the peer's first byte being 1
+	HasAck bool
+}
+
+// A CloseKind tells how a connection was closed.
+type CloseKind uint8
+
+const (
+	NoClose     CloseKind = iota
+	FINClose              // a FIN
+	ActiveReset           // a RST that a socket sent when it was aborted: it acknowledges
+	ReplyReset            // a RST that answers a segment for which there is no open socket: it does not
+	Refusal               // a RST that answers a SYN
+)
+
+// String returns "none", "fin", "active-reset", "reply-reset" or "refusal".
+func (k CloseKind) String() string {
+	return [...]string{"none", "fin", "active-reset", "reply-reset", "refusal"}[k]
+}
+
+// Vantage says where on the path the capture was made, as the handshake's
+// timing shows it.
+type Vantage uint8
+
+const (
+	NoVantage Vantage = iota // not known: no handshake in the capture
+	AtClient
+	AtServer
+	InMiddle
+	Local // both ends are so near that it makes no difference
+)
+
+// String returns "client", "server", "middle", "local", or "".
+func (v Vantage) String() string {
+	return [...]string{"", "client", "server", "middle", "local"}[v]
+}
+
+// Evidence is one observation that a verdict rests on.
+type Evidence struct {
+	Frame uint64 // the packet it was read from; 0 if it is not one packet's
+	File  int    // Segment.File of that packet
+	Text  string // a clause in lower case, without a full stop
+}
+
+// A Timer is a server's idle timeout, as its closes of idle connections show it.
+type Timer struct {
+	Timeout time.Duration // from the last response byte to the close: the median
+	Spread  time.Duration // the largest difference of a close that was counted
+	Closes  int           // how many closes agree
+	Stated  time.Duration // what the server's Keep-Alive header promises; 0 if nothing
+}
+
+// A Summary counts what a tracker has seen.
+type Summary struct {
+	Connections uint64 // every connection, whatever it carried
+	Opaque      uint64 // those of them that carried something other than HTTP/1
+	StillOpen   uint64 // those that were open when the capture ended
+	Waiting     uint64 // requests without a complete answer on the latter
+	LongestWait time.Duration
+	Requests    uint64         // requests that began
+	Lost        uint64         // requests that got no complete answer
+	LostOn      uint64         // connections with a lost request
+	Evicted     uint64         // connections given up to keep memory bounded
+	Duplicates  uint64         // segments seen a second time on their way (veth and bridge, both directions of a mirror)
+	Late        uint64         // segments of connections that were already reported
+	Verdicts    []VerdictCount // per verdict and server, most lost first, then by verdict and server
+	Servers     []ServerTimer  // servers with a learned timer, by endpoint
+}
+
+// A VerdictCount counts the findings of one verdict about one server.
+type VerdictCount struct {
+	Verdict     Verdict
+	Server      capture.Endpoint
+	Lost        uint64 // lost requests
+	Connections uint64 // connections
+	Proven      uint64 // findings whose confidence is Proven
+	Reason      string // for capture-incomplete and ambiguous: the commonest reason, else ""
+}
+
+// A ServerTimer is what was learned of one server and its clients.
+type ServerTimer struct {
+	Server        capture.Endpoint
+	Timer         Timer
+	ClientReuse   time.Duration // the longest idle time after which a client sent another request
+	ClientTimer   Timer         // how long clients keep idle connections before they close them; Closes is 0 if it is not known
+	ExpectedRaces float64       // from how often requests come near the timeout, and the round-trip time
+	SeenRaces     uint64        // findings of the family idle-race
+}

@@ -1,0 +1,631 @@
+package correlate
+
+import "bytes"
+
+// A parseState says what the next byte of a direction belongs to.
+type parseState uint8
+
+const (
+	atStart    parseState = iota // a message, or the empty line before one
+	inHead                       // a start line or header field
+	inBody                       // half.left bytes of content
+	chunkSize                    // a chunk-size line
+	inChunk                      // half.left bytes of a chunk and the line break behind it
+	inTrailer                    // trailer fields
+	untilClose                   // content that ends with the connection
+	passing                      // nothing that is framed here: upgraded, tunnelled, not HTTP
+	lost                         // unknown: the start of a message is looked for at each segment
+)
+
+// maxChunkLine bounds a chunk-size line with its extensions.
+const maxChunkLine = 16 << 10
+
+// frame advances the framing of direction d over a piece that begins at
+// half.next. Bytes that were not captured pass if their framing is known.
+func (c *conn) frame(t *Tracker, d int, pc piece) {
+	h := &c.half[d]
+	if c.expecting && d == int(c.client) {
+		c.expecting = false
+		c.expectation(h, pc.payload)
+	}
+	for whole := true; pc.n > 0; whole = false {
+		if h.state == lost && !whole {
+			// Only at the start of a segment can a message be told from content.
+			c.unframed(d, &pc)
+			return
+		}
+		switch h.state {
+		case inBody, inChunk:
+			k := min(h.left, int64(pc.n))
+			pc.skip(int(k))
+			h.left -= k
+			h.extend(c, d, pc)
+			if h.left > 0 {
+				return
+			}
+			if h.state == inChunk {
+				h.state = chunkSize
+				continue
+			}
+			c.messageEnd(t, d, pc)
+		case untilClose:
+			pc.skip(pc.n)
+			h.extend(c, d, pc)
+		case passing:
+			return
+		case chunkSize, inTrailer:
+			if !c.line(t, d, &pc) {
+				return
+			}
+		case atStart, lost:
+			if !c.begin(t, d, &pc) {
+				return
+			}
+		case inHead:
+			if !c.continueHead(t, d, &pc) {
+				return
+			}
+		}
+	}
+}
+
+// skip moves the piece's beginning n bytes on.
+func (pc *piece) skip(n int) {
+	pc.off += int64(n)
+	pc.n -= n
+	pc.payload = pc.payload[min(n, len(pc.payload)):]
+}
+
+// extend notes that the message of direction d reaches up to where pc begins.
+func (h *half) extend(c *conn, d int, pc piece) {
+	if d == int(c.client) {
+		if n := len(c.queue); n > 0 {
+			c.queue[n-1].end = pc.off
+		}
+		return
+	}
+	if r := c.reading(); r != nil {
+		r.end, r.lastTime = pc.off, pc.at.time
+	}
+}
+
+// reading returns the response that the server is sending.
+func (c *conn) reading() *response {
+	switch {
+	case c.current >= 0 && c.current < len(c.queue):
+		return &c.queue[c.current].resp
+	case c.current == -2:
+		return c.unasked
+	}
+	return nil
+}
+
+// begin looks for the start of a message. It returns false once the piece is
+// used up, or of no use.
+func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
+	h := &c.half[d]
+	if h.state == lost && h.fresh {
+		h.buf = h.buf[:0]
+	}
+	h.fresh = false
+	if h.state == atStart && len(h.buf) == 0 {
+		for len(pc.payload) > 0 && (pc.payload[0] == '\r' || pc.payload[0] == '\n') {
+			pc.skip(1)
+		}
+		if pc.n == 0 {
+			return false
+		}
+	}
+	if len(pc.payload) == 0 {
+		c.loseSync(d, missingHead)
+		c.unframed(d, pc)
+		return false
+	}
+	if len(h.buf) == 0 {
+		h.bufAt, h.bufOff, h.scanned = pc.at, pc.off, 0
+	}
+	view := pc.payload
+	if len(h.buf) > 0 {
+		h.buf = append(h.buf, pc.payload...)
+		view = h.buf
+	}
+	cut := len(pc.payload) < pc.n
+	like, role := c.recognise(d, view, cut)
+	switch like {
+	case maybe:
+		if cut {
+			c.loseSync(d, missingHead)
+			c.unframed(d, pc)
+			return false
+		}
+		if len(h.buf) == 0 {
+			h.buf = append(h.buf, pc.payload...)
+		}
+		if h.state == lost {
+			c.unframed(d, pc)
+		}
+		return false
+	case no:
+		h.buf = h.buf[:0]
+		if h.bufOff == 1 && c.startSeen && c.requests == 0 && c.responses == 0 {
+			c.notHTTP(view)
+			return false
+		}
+		c.loseSync(d, missingSync)
+		c.unframed(d, pc)
+		return false
+	}
+	if c.client < 0 {
+		c.client = int8(d)
+		if role == roleResponse {
+			c.client = int8(1 - d)
+		}
+	}
+	c.protocol = http1
+	if len(h.buf) > 0 { // the head is in buf from its beginning on
+		h.buf = h.buf[:len(h.buf)-len(pc.payload)]
+	}
+	h.state = inHead
+	if role == roleRequest {
+		c.beginRequest(t, h.bufOff, h.bufAt)
+	} else {
+		c.beginResponse(t, h.bufOff, h.bufAt)
+	}
+	return true
+}
+
+type role uint8
+
+const (
+	roleRequest role = iota
+	roleResponse
+)
+
+// recognise says whether view begins a message, and which kind, given who sent it.
+func (c *conn) recognise(d int, view []byte, cut bool) (likeness, role) {
+	if c.client != int8(1-d) {
+		if like := likeRequest(view, cut); like != no || c.client == int8(d) {
+			if like == maybe && c.client < 0 && likeResponse(view) == yes {
+				return yes, roleResponse
+			}
+			return like, roleRequest
+		}
+	}
+	return likeResponse(view), roleResponse
+}
+
+// notHTTP marks a connection whose first bytes are no HTTP/1 message.
+func (c *conn) notHTTP(first []byte) {
+	switch {
+	case len(first) >= 3 && first[0] == 0x16 && first[1] == 3:
+		c.protocol = tls
+	case bytes.HasPrefix(first, []byte("PRI * HTTP/2")):
+		c.protocol = h2c
+	default:
+		c.protocol = opaque
+	}
+	c.pass()
+}
+
+// pass stops framing: what follows is not HTTP/1.
+func (c *conn) pass() {
+	for d := range c.half {
+		c.half[d].state = passing
+		c.half[d].buf = c.half[d].buf[:0]
+	}
+}
+
+// loseSync gives up framing direction d until a message is recognised again.
+func (c *conn) loseSync(d int, why missing) {
+	h := &c.half[d]
+	h.state = lost
+	h.buf = h.buf[:0]
+	c.missing |= why
+	c.accounted = false
+}
+
+// unframed attributes bytes that could not be framed: the client's to its latest
+// request, the server's to the oldest request without a response.
+func (c *conn) unframed(d int, pc *piece) {
+	end := pc.off + int64(pc.n)
+	if d == int(c.client) {
+		if n := len(c.queue); n > 0 && !c.queue[n-1].resp.began {
+			r := c.queue[n-1]
+			r.end, r.framed, r.complete = end, false, false
+		}
+		return
+	}
+	r := c.reading()
+	if r == nil {
+		for i := range c.queue {
+			if !c.queue[i].resp.began && (!pc.at.hasAck || pc.at.ack > c.queue[i].start) {
+				r, c.current = &c.queue[i].resp, i
+				break
+			}
+		}
+	}
+	if r == nil {
+		return
+	}
+	if !r.began {
+		*r = response{began: true, start: pc.off, frame: pc.at.frame, file: pc.at.file, time: pc.at.time, hasAck: pc.at.hasAck, ack: pc.at.ack}
+	}
+	r.framed = false
+	r.end, r.lastTime = end, pc.at.time
+}
+
+// hole passes over bytes of half d, up to offset to, that were not captured.
+func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
+	c.missing |= missingBytes
+	n := to - h.next
+	switch h.state {
+	case passing, untilClose:
+	case inBody, inChunk:
+		if n < h.left {
+			h.left -= n
+			break
+		}
+		if n == h.left && h.state == inBody {
+			// The body ends where the hole does: framing goes on.
+			h.left = 0
+			h.extend(c, d, piece{off: to, at: stamp{time: c.last}})
+			h.next = to
+			c.messageEnd(t, d, piece{off: to, at: stamp{time: c.last}})
+			return
+		}
+		fallthrough
+	default:
+		c.loseSync(d, missingBytes)
+		c.unframed(d, &piece{off: h.next, n: int(min(n, 1<<30)), at: stamp{time: c.last}})
+	}
+	h.next = to
+}
+
+// continueHead reads the header section, once all of it is there.
+func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
+	h := &c.half[d]
+	request := d == int(c.client)
+	view, old, k := pc.payload, len(h.buf), 0
+	var hd head
+	if old > 0 {
+		// It came in pieces: its end is looked for only in what is new.
+		h.buf = append(h.buf, pc.payload...)
+		view = h.buf
+		if from := max(0, h.scanned-3); endOfHead(view[from:]) > 0 {
+			k = parseHead(view, request, &hd)
+		}
+	} else {
+		k = parseHead(view, request, &hd)
+	}
+	if k == 0 {
+		h.scanned = len(view)
+		after := *pc
+		after.skip(pc.n)
+		h.extend(c, d, after)
+		switch {
+		case len(pc.payload) < pc.n: // cut off by the snap length
+			parseHead(view, request, &hd)
+			c.noteHead(d, &hd)
+			c.loseSync(d, missingHead)
+		case len(view) > maxHead:
+			c.loseSync(d, missingSync)
+		case old == 0:
+			h.buf = append(h.buf, pc.payload...)
+		}
+		return false
+	}
+	pc.skip(k - old)
+	h.extend(c, d, *pc)
+	if request {
+		c.requestHead(t, d, &hd, *pc)
+	} else {
+		c.responseHead(t, d, &hd, *pc)
+	}
+	h.buf = h.buf[:0]
+	return true
+}
+
+// noteCutHead keeps what there is of a head whose end never came.
+func (c *conn) noteCutHead(d int) {
+	h := &c.half[d]
+	if h.state == inHead && len(h.buf) > 0 {
+		var hd head
+		parseHead(h.buf, d == int(c.client), &hd)
+		c.noteHead(d, &hd)
+	}
+}
+
+// line reads a chunk-size line or a trailer field.
+func (c *conn) line(t *Tracker, d int, pc *piece) bool {
+	h := &c.half[d]
+	if len(pc.payload) == 0 {
+		c.loseSync(d, missingHead)
+		c.unframed(d, pc)
+		return false
+	}
+	i := bytes.IndexByte(pc.payload, '\n')
+	if i < 0 {
+		captured := len(pc.payload)
+		h.buf = append(h.buf, pc.payload...)
+		short := captured < pc.n
+		pc.skip(pc.n)
+		h.extend(c, d, *pc)
+		if short || len(h.buf) > maxChunkLine {
+			c.loseSync(d, missingHead)
+			c.unframed(d, pc)
+		}
+		return false
+	}
+	ln := pc.payload[:i]
+	if len(h.buf) > 0 {
+		h.buf = append(h.buf, ln...)
+		ln = h.buf
+	}
+	ln = bytes.TrimSuffix(ln, []byte("\r"))
+	size, trailer := int64(0), h.state == inTrailer
+	ok := true
+	if !trailer {
+		size, ok = parseChunkSize(ln)
+	}
+	empty := len(ln) == 0
+	h.buf = h.buf[:0]
+	pc.skip(i + 1)
+	h.extend(c, d, *pc)
+	switch {
+	case !ok:
+		c.loseSync(d, missingSync)
+		return false
+	case trailer && empty:
+		c.messageEnd(t, d, *pc)
+	case trailer:
+	case size == 0:
+		h.state = inTrailer
+	default:
+		h.state, h.left = inChunk, size+2 // and the line break behind it
+	}
+	return true
+}
+
+// parseChunkSize reads a chunk-size line; extensions are passed over.
+func parseChunkSize(b []byte) (int64, bool) {
+	if i := bytes.IndexByte(b, ';'); i >= 0 {
+		b = b[:i]
+	}
+	b = trim(b)
+	if len(b) == 0 || len(b) > 15 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range b {
+		switch {
+		case isDigit(c):
+			n = n<<4 | int64(c-'0')
+		case c|0x20 >= 'a' && c|0x20 <= 'f':
+			n = n<<4 | int64(c|0x20-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+// beginRequest opens a request at offset off.
+func (c *conn) beginRequest(t *Tracker, off int64, at stamp) {
+	// The client goes on: earlier requests whose responses could not be framed
+	// had what the client wanted of them.
+	for len(c.queue) > 0 && c.queue[0].resp.began && !c.queue[0].resp.framed {
+		c.untracked = true
+		c.pop(t)
+	}
+	// And where the server's bytes could not be framed, a request that was sent
+	// with more of them acknowledged follows an answer that nobody could read.
+	for len(c.queue) > 0 && c.half[1-c.client].state == lost && !c.queue[0].resp.complete &&
+		at.hasAck && at.ack > c.queue[0].ack {
+		c.untracked = true
+		c.pop(t)
+	}
+	c.settleAnswered(t)
+	if len(c.queue) >= maxPipeline {
+		c.untracked = true
+		c.pop(t)
+	}
+	c.requests++
+	r := t.newRequest()
+	c.queue = append(c.queue, r)
+	r.number = c.requests
+	r.start, r.end = off, off
+	r.time, r.lastTime = at.time, at.time
+	r.frame, r.file = at.frame, at.file
+	r.ack, r.resent = at.ack, at.resent
+	if at.hasAck {
+		r.acknowledged(at.ack)
+	}
+	switch {
+	case c.requests == 1 && off == 1 && c.openTime != 0:
+		r.idle, r.hasIdle = at.time.Sub(c.openTime), true
+	case c.requests == 1 && off == 1 && c.synAckTime != 0:
+		r.idle, r.hasIdle = at.time.Sub(c.synAckTime), true
+	case c.respTime != 0 && (len(c.queue) == 1 || c.queue[len(c.queue)-2].resp.complete):
+		r.idle, r.hasIdle = at.time.Sub(c.respTime), true
+	}
+	r.idle = max(r.idle, 0)
+	if r.hasIdle && c.requests > 1 {
+		t.reused(c, r.idle)
+	}
+}
+
+// maxPipeline bounds the outstanding requests that are kept of a connection.
+const maxPipeline = 16384
+
+// noteHead keeps what a head says of its message, whether it is whole or cut.
+func (c *conn) noteHead(d int, hd *head) {
+	if d == int(c.client) {
+		r := c.queue[len(c.queue)-1]
+		r.nmethod, r.ntarget = len(hd.method), len(hd.target)
+		r.text = append(append(append(r.text[:0], hd.method...), hd.target...), hd.host...)
+		r.head = string(hd.method) == "HEAD"
+		r.connect = string(hd.method) == "CONNECT"
+		r.close = hd.close || hd.minor == 0 && !hd.keepAlive
+		return
+	}
+	if r := c.reading(); r != nil {
+		r.status = hd.status
+		r.close = !hd.persistent()
+	}
+}
+
+func (c *conn) requestHead(t *Tracker, d int, hd *head, pc piece) {
+	h := &c.half[d]
+	c.noteHead(d, hd)
+	r := c.queue[len(c.queue)-1]
+	r.framed = true
+	c.expecting = hd.expect && (hd.chunked || hd.length > 0)
+	switch {
+	case hd.invalid:
+		r.framed = false
+		c.loseSync(d, missingSync)
+	case hd.chunked:
+		h.state = chunkSize
+	case hd.length > 0:
+		h.state, h.left = inBody, hd.length
+	default:
+		c.messageEnd(t, d, pc)
+	}
+}
+
+// beginResponse opens a response at offset off: to the oldest request that has
+// none, unless its acknowledgement says that the server had nothing of that
+// request yet.
+func (c *conn) beginResponse(t *Tracker, off int64, at stamp) {
+	resp := response{began: true, start: off, end: off, ack: at.ack, hasAck: at.hasAck, time: at.time, lastTime: at.time, frame: at.frame, file: at.file}
+	c.current = -1
+	// After a gap the oldest requests may have been answered where the capture
+	// saw nothing; the acknowledgement tells which were complete by now.
+	if c.missing != 0 {
+		for len(c.queue) > 1 && c.queue[0].resp.began && !c.queue[0].resp.complete {
+			c.untracked = true
+			c.pop(t)
+		}
+	}
+	for i := range c.queue {
+		r := c.queue[i]
+		if r.resp.complete || r.resp.began && r.resp.status >= 200 {
+			continue
+		}
+		if at.hasAck && at.ack <= r.start {
+			break
+		}
+		c.current = i
+		r.resp = resp
+		return
+	}
+	if c.accounted {
+		c.current = -2
+		c.unasked = &resp
+	}
+}
+
+// responseHead decides where the response ends (RFC 9112, section 6.3).
+func (c *conn) responseHead(t *Tracker, d int, hd *head, pc piece) {
+	h := &c.half[d]
+	c.noteHead(d, hd)
+	resp := c.reading()
+	var req *request
+	if c.current >= 0 {
+		req = c.queue[c.current]
+	}
+	t.describe(c, hd)
+	switch {
+	case hd.status == 101:
+		if resp != nil {
+			resp.framed, resp.complete = true, true
+			c.finishResponse(t, resp, pc)
+		}
+		c.upgraded = true
+		c.pass()
+		return
+	case hd.status < 200:
+		// An interim response: the final one is still to come.
+		if req != nil {
+			req.resp = response{}
+		}
+		c.current = -1
+		h.state = atStart
+		return
+	}
+	if resp != nil {
+		resp.framed = true
+	}
+	switch {
+	case req != nil && req.connect && hd.status < 300:
+		resp.complete = true
+		c.finishResponse(t, resp, pc)
+		c.upgraded = true
+		c.pass()
+	case req != nil && req.head, hd.status == 204, hd.status == 304:
+		c.messageEnd(t, d, pc)
+	case hd.invalid:
+		c.loseSync(d, missingSync)
+		if resp != nil {
+			resp.framed = false
+		}
+	case hd.chunked:
+		h.state = chunkSize
+	case hd.length == 0:
+		c.messageEnd(t, d, pc)
+	case hd.length > 0:
+		h.state, h.left = inBody, hd.length
+	default:
+		h.state = untilClose
+		if resp != nil {
+			resp.untilClose, resp.close = true, true
+		}
+	}
+}
+
+// messageEnd closes the message of direction d, which ends where pc begins.
+func (c *conn) messageEnd(t *Tracker, d int, pc piece) {
+	h := &c.half[d]
+	h.state = atStart
+	if d == int(c.client) {
+		if n := len(c.queue); n > 0 {
+			r := c.queue[n-1]
+			r.complete, r.end = true, pc.off
+			c.settleAnswered(t)
+		}
+		return
+	}
+	resp := c.reading()
+	if resp == nil { // to a request that was not captured
+		c.current = -1
+		c.respTime, c.respEnd = pc.at.time, pc.off
+		return
+	}
+	resp.complete = true
+	c.finishResponse(t, resp, pc)
+}
+
+func (c *conn) finishResponse(t *Tracker, resp *response, pc piece) {
+	resp.end, resp.lastTime = pc.off, pc.at.time
+	asked := c.current >= 0
+	c.current = -1
+	c.announced = c.announced || resp.close
+	if !asked {
+		return
+	}
+	c.responses++
+	c.respTime, c.respEnd = pc.at.time, pc.off
+	c.settleAnswered(t)
+}
+
+// expectation looks at the first bytes behind a head with Expect: 100-continue.
+// A client that was refused need not send the content; its next bytes are then
+// the next request (RFC 9110, section 10.1.1).
+func (c *conn) expectation(h *half, payload []byte) {
+	n := len(c.queue)
+	if n == 0 || !c.queue[n-1].resp.complete || likeRequest(payload, false) != yes {
+		return
+	}
+	c.queue[n-1].refused = true
+	h.state, h.left = atStart, 0
+}

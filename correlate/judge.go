@@ -1,0 +1,263 @@
+package correlate
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// judge reports what became of c: a finding for each lost request, or one for
+// its end if none was lost.
+func (t *Tracker) judge(c *conn, atEnd bool) {
+	f := t.gather(c, atEnd)
+	prev := c.answered
+	// The timers learn first: a close that raced with a request is a close all the
+	// same.
+	var open []*facts
+	var front *request
+	for _, q := range c.queue {
+		g := f.about(q, prev, front)
+		answered := g.answered()
+		if !answered && front == nil {
+			t.learn(g)
+		}
+		if !answered || timedOutOrEarly(g) {
+			open = append(open, g)
+		}
+		if answered {
+			prev = q
+		} else if front == nil {
+			front = q
+		}
+	}
+	if len(open) == 0 {
+		t.learn(f)
+	}
+	t.sum.Requests += uint64(c.requests)
+	if c.protocol != undecided && c.protocol != http1 {
+		t.sum.Opaque++
+	}
+	reported, waiting := false, false
+	for _, g := range open {
+		r := g.decide()
+		if r.verdict == StillOpen {
+			if !g.answered() {
+				waiting = true
+				t.sum.Waiting++
+				t.sum.LongestWait = max(t.sum.LongestWait, g.now.Sub(g.q.lastTime))
+			}
+			continue
+		}
+		reported = true
+		if r.timer && !g.atEnd {
+			t.held = append(t.held, held{g, t.now.Add(timerWait)})
+			continue
+		}
+		t.report(g, r)
+	}
+	if reported {
+		return
+	}
+	if waiting {
+		t.sum.StillOpen++
+		return
+	}
+	g := f
+	if prev != nil {
+		g = f.about(prev, nil, nil)
+	}
+	r := g.decideConnection()
+	if r.verdict == StillOpen {
+		t.sum.StillOpen++
+		return
+	}
+	t.report(g, r)
+}
+
+// timedOutOrEarly reports whether a request that was answered still calls for a
+// finding.
+func timedOutOrEarly(f *facts) bool {
+	return timedOutWithAnswer(f) != nil || earlyResponseReset(f) != nil
+}
+
+// report turns a ruling into a finding and counts it.
+func (t *Tracker) report(f *facts, r ruling) {
+	x := &Finding{
+		Time: f.time, Verdict: r.verdict, Confidence: r.confidence, Lost: r.lost, Retry: r.retry,
+		Candidates: r.candidates, Connection: f.conn, ClosedBy: r.by,
+		Modifiers: r.modifiers, Evidence: r.evidence,
+	}
+	if r.close != nil {
+		x.Close = Close{Kind: r.close.kind, Frame: r.close.frame, Ack: r.close.ack, HasAck: r.close.hasAck}
+	}
+	if tm := f.timer(); tm != nil {
+		x.Timer = tm
+	}
+	if f.hasRequest {
+		q := &f.q
+		x.Request = &Request{Method: q.method(), Target: q.target(), Host: q.host(), Number: q.number,
+			Time: q.time, Frame: q.frame, Bytes: q.end - q.start, Complete: q.complete}
+		if q.resp.began {
+			x.Response = &Response{Status: q.resp.status, Frame: q.resp.frame, Bytes: q.resp.end - q.resp.start, Complete: f.wholeResponse()}
+		}
+	}
+	switch {
+	case r.lost || r.verdict == CaptureIncomplete && f.hasRequest:
+		x.Idle, x.HasIdle = f.q.idle, f.q.hasIdle
+		if f.q.number == 1 && f.conn.StartSeen {
+			x.Modifiers = append(x.Modifiers, "first-use")
+		} else {
+			x.Modifiers = append(x.Modifiers, "reused")
+		}
+	case r.close != nil:
+		x.Idle, x.HasIdle = f.idleBefore(r.close)
+	}
+	if !f.conn.StartSeen {
+		x.Modifiers = append(x.Modifiers, "began-before-capture")
+	}
+	for _, e := range x.Evidence {
+		if e.Frame != 0 && !slices.Contains(x.Connection.Files, e.File) {
+			x.Connection.Files = append(x.Connection.Files, e.File)
+		}
+	}
+	t.count(x, f, r.why)
+	t.emit(x)
+}
+
+func (t *Tracker) count(x *Finding, f *facts, why string) {
+	k := countKey{x.Verdict, x.Connection.Server}
+	n := t.counts[k]
+	if n == nil {
+		if len(t.counts) >= maxServers {
+			k.server = x.Connection.Server
+			k = countKey{verdict: x.Verdict}
+			n = t.counts[k]
+		}
+		if n == nil {
+			n = &VerdictCount{Verdict: k.verdict, Server: k.server}
+			t.counts[k] = n
+		}
+	}
+	if x.Lost {
+		n.Lost++
+		t.sum.Lost++
+		if !f.tally.lost {
+			f.tally.lost = true
+			t.sum.LostOn++
+		}
+		if x.Verdict.Family() == "idle-race" {
+			f.server.races++
+		}
+	}
+	if !slices.Contains(f.tally.verdicts, x.Verdict) {
+		f.tally.verdicts = append(f.tally.verdicts, x.Verdict)
+		n.Connections++
+	}
+	if x.Confidence == Proven {
+		n.Proven++
+	}
+	if why != "" {
+		if t.reasons[k] == nil {
+			t.reasons[k] = map[string]uint64{}
+		}
+		t.reasons[k][why]++
+	}
+}
+
+// Summary returns the counts so far.
+func (t *Tracker) Summary() Summary {
+	s := t.sum
+	for k, n := range t.counts {
+		v := *n
+		var most uint64
+		for why, n := range t.reasons[k] {
+			if n > most || n == most && why < v.Reason {
+				v.Reason, most = why, n
+			}
+		}
+		s.Verdicts = append(s.Verdicts, v)
+	}
+	slices.SortFunc(s.Verdicts, func(a, b VerdictCount) int {
+		return cmp.Or(cmp.Compare(b.Lost, a.Lost), cmp.Compare(a.Verdict, b.Verdict), a.Server.Compare(b.Server))
+	})
+	for e, v := range t.servers {
+		tm := v.closes.timer()
+		if tm == nil {
+			continue
+		}
+		tm.Stated = v.stated
+		st := ServerTimer{Server: e, Timer: *tm, ClientReuse: v.maxReuse, ExpectedRaces: v.expected(tm), SeenRaces: v.races}
+		if ct := v.clients.timer(); ct != nil {
+			st.ClientTimer = *ct
+		}
+		s.Servers = append(s.Servers, st)
+	}
+	slices.SortFunc(s.Servers, func(a, b ServerTimer) int { return a.Server.Compare(b.Server) })
+	return s
+}
+
+func (x *ruling) note(frame uint64, file int32, format string, args ...any) {
+	x.evidence = append(x.evidence, Evidence{Frame: frame, File: int(file), Text: fmt.Sprintf(format, args...)})
+}
+
+func (x *ruling) noteServerReset(f *facts, what string) {
+	if f.rstS.seen() {
+		x.note(f.rstS.frame, f.rstS.file, "server's reset (frame %d) %s", f.rstS.frame, what)
+	} else if len(f.replies) > 0 {
+		x.note(f.replies[0].frame, f.replies[0].file, "server's reset (frame %d) %s", f.replies[0].frame, what)
+	}
+}
+
+// noteTimer tells when the server closed, and how that compares with its timer.
+func (x *ruling) noteTimer(f *facts, how string) {
+	idle, ok := f.idleBefore(&f.K)
+	if !ok {
+		x.note(f.K.frame, f.K.file, "how long the connection had been idle is not known, %s", how)
+		return
+	}
+	tm := f.timer()
+	switch {
+	case tm == nil:
+		x.note(f.K.frame, f.K.file, "it came %s after the last response, %s", short(idle), how)
+	case tm.Closes > 0:
+		x.note(f.K.frame, f.K.file, "it came %s after the last response, %s: %s ± %s in %d closes", short(idle), how, short(tm.Timeout), short(tm.Spread), tm.Closes)
+	default:
+		x.note(f.K.frame, f.K.file, "it came %s after the last response, %s: %s, says its Keep-Alive header", short(idle), how, short(tm.Stated))
+	}
+}
+
+// name is what people call the close.
+func (k *closing) name() string {
+	if k.kind == FINClose {
+		return "FIN"
+	}
+	return "reset"
+}
+
+func (p Party) possessive() string {
+	switch p {
+	case Client:
+		return "client's"
+	case Server:
+		return "server's"
+	case BothParties:
+		return "both ends'"
+	}
+	return "a"
+}
+
+// short prints d as people read it: about four digits.
+func short(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "-" + short(-d)
+	case d >= time.Minute:
+		return d.Round(time.Second).String()
+	case d >= time.Second:
+		return fmt.Sprintf("%.3f s", d.Seconds())
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%.1f ms", float64(d)/1e6)
+	}
+	return fmt.Sprintf("%d µs", d.Microseconds())
+}

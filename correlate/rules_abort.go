@@ -1,0 +1,338 @@
+package correlate
+
+import "time"
+
+// Rules for requests that one end gave up while they were under way.
+
+// timedOutWithAnswer: RFC 9110, section 15.5.9. The client did get an answer, and
+// the answer is that the server gave up on the request.
+func timedOutWithAnswer(f *facts) *ruling {
+	r := &f.q.resp
+	if r.status != 408 || !r.complete || f.q.complete || !r.hasAck || r.ack <= f.q.start {
+		return nil
+	}
+	x := &ruling{verdict: RequestTimeout, confidence: Proven, retry: RetryLikelySafe, by: f.first, close: f.closeOf(f.first)}
+	x.note(r.frame, r.file, "the server answered 408 (frame %d) after %s without the rest of the request", r.frame, short(r.time.Sub(f.q.lastTime)))
+	return x
+}
+
+// earlyResponseReset: the server answered before it had all of the request, and
+// its reset met the rest of it (RFC 9112, section 9.6).
+func earlyResponseReset(f *facts) *ruling {
+	r := &f.q.resp
+	if !r.began || !r.framed || !r.hasAck || r.status == 408 && r.complete && !f.q.complete || !f.serverReset() || f.first == Client {
+		return nil
+	}
+	sent := max(f.q.end, f.clientEnd)
+	if f.clientUnseen() {
+		return nil
+	}
+	early := r.ack < f.q.end || !f.q.complete && f.q.framed
+	had := r.ack
+	if f.K.hasAck {
+		had = f.K.ack
+	}
+	if !early || r.ack <= f.q.start || had >= sent && f.q.complete || f.K.seen() && !f.shown() {
+		return nil
+	}
+	if f.q.complete && f.serverAck >= f.q.end && len(f.replies) == 0 && f.K.kind == FINClose {
+		return nil // it did read the rest
+	}
+	x := &ruling{verdict: EarlyResponseReset, confidence: Strong, retry: RetryUnsafe, by: Server, close: f.serverClose()}
+	if f.K.seen() {
+		x.confidence = Proven
+	}
+	x.note(r.frame, r.file, "the response %d began (frame %d) when the server had acknowledged %d of the request's bytes, which reach to %d", r.status, r.frame, r.ack, sent)
+	x.noteServerReset(f, "resets the connection under the rest of the request")
+	switch {
+	case !f.wholeResponse():
+		x.lost = true
+	case f.clientAck >= r.end:
+		x.note(0, 0, "the client's TCP acknowledged the whole response; a client that was still writing may not have read it")
+	default:
+		x.modifiers = append(x.modifiers, "response-lost")
+		x.note(0, 0, "the response was sent whole, and no acknowledgement of it was seen: it may be lost with the reset")
+	}
+	return x
+}
+
+// clientAbort: the client closed while it waited, or while it sent.
+func clientAbort(f *facts) *ruling {
+	k := f.Kc
+	gone := len(f.refusals) > 0 // answers segments of a connection it no longer has
+	switch {
+	case f.first == Client:
+	case !k.seen() && gone && !f.K.seen():
+		r := f.refusals[0]
+		k = closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}
+	default:
+		return nil
+	}
+	if k.hasAck && k.ack > f.serverEnd+1 || f.clientAck > f.serverTop() && f.clientAck > f.serverEnd+1 {
+		return incomplete(f, "the client acknowledged bytes of the server's that were not captured before it closed")
+	}
+	if k.hasAck && k.ack > f.serverEnd && !(f.K.kind == FINClose && k.ack == f.K.off+1) {
+		return incomplete(f, "the client's close acknowledges a byte or a FIN of the server's that was not captured")
+	}
+	x := &ruling{confidence: Proven, lost: true, by: Client, close: &k}
+	switch {
+	case k.kind == ActiveReset, gone:
+	case f.K.seen() || f.serverReset(): // the server closed in turn, without a complete response
+		x.confidence = Strong
+	case f.now.Sub(k.time) >= linger:
+		x.confidence = Weak // it may have closed one direction only, and still be waiting
+	default:
+		return &ruling{verdict: StillOpen}
+	}
+	if f.frontLost {
+		return incomplete(f, "where the response before it ends is not known")
+	}
+	resp := &f.q.resp
+	had := int64(0)
+	if resp.began && k.hasAck {
+		had = k.ack - resp.start
+	} else if resp.began {
+		had = f.clientAck - resp.start
+	}
+	switch {
+	case resp.began && !resp.framed:
+		return incomplete(f, "how much of a response there was to come is not known")
+	case !resp.began && (k.hasAck && k.ack > f.responseBase() || f.clientAck > f.responseBase()) && !(f.K.kind == FINClose && f.K.off <= f.responseBase()):
+		return incomplete(f, "the client had acknowledged bytes that may be the response")
+	case !f.q.framed:
+		return incomplete(f, "where the request ends is not known")
+	case !f.q.complete && had <= 0:
+		x.verdict, x.retry = ClientAbortMidUpload, RetryAmbiguous
+		x.note(k.frame, k.file, "the client's %s (frame %d) came after %d bytes of a request (frame %d) that was not complete", k.name(), k.frame, f.q.end-f.q.start, f.q.frame)
+	case had > 0:
+		x.verdict, x.retry = ClientAbortMidResponse, RetryUnsafe
+		x.note(k.frame, k.file, "the client's %s (frame %d) came when it had acknowledged %d bytes of the response (frame %d), which was not complete", k.name(), k.frame, had, resp.frame)
+	default:
+		x.verdict, x.retry = ClientAbortBeforeResponse, RetryAmbiguous
+		x.note(k.frame, k.file, "the client's %s (frame %d) came %s after its request (frame %d), before any byte of a response had reached it",
+			k.name(), k.frame, short(k.time.Sub(f.q.time)), f.q.frame)
+		if resp.began {
+			x.note(resp.frame, resp.file, "the response (frame %d) came after that", resp.frame)
+		}
+	}
+	if gone && k.kind != ReplyReset {
+		x.note(f.refusals[0].frame, f.refusals[0].file, "and its reset (frame %d) refuses what the server sent: nobody was waiting for it", f.refusals[0].frame)
+	}
+	if f.K.seen() && f.K.hasAck && f.K.ack > k.off && k.kind == FINClose {
+		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) acknowledges that FIN: it closed afterwards", f.K.name(), f.K.frame)
+	}
+	return x
+}
+
+// bothClosed: each end closed without knowing of the other's close, and the
+// server had the request. Either may be the cause.
+func bothClosed(f *facts) *ruling {
+	if f.first != BothParties || f.q.resp.complete {
+		return nil
+	}
+	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryAmbiguous, by: BothParties, close: f.serverClose(), why: "both ends closed at once",
+		candidates: []Verdict{ClientAbortBeforeResponse, CloseBeforeResponse}}
+	if f.q.resp.began {
+		x.retry, x.candidates = RetryUnsafe, []Verdict{ClientAbortMidResponse, TruncatedResponse}
+	}
+	x.note(f.K.frame, f.K.file, "the server's %s (frame %d) and the client's %s (frame %d) crossed: neither acknowledges the other", f.K.name(), f.K.frame, f.Kc.name(), f.Kc.frame)
+	return x
+}
+
+// stall is how long a client must have been silent inside its own request for
+// the server's close to be about that.
+const stall = 500 * time.Millisecond
+
+// requestTimeout: the server closed, without a word, on a request that had not
+// come to its end for some time.
+func requestTimeout(f *facts) *ruling {
+	if !f.K.seen() || f.q.complete || !f.q.framed && f.q.resp.began || !f.silent() || f.clientUnseen() {
+		return nil
+	}
+	quiet := f.K.time.Sub(f.q.lastTime)
+	if f.hasRTT {
+		quiet -= f.conn.HandshakeRTT
+	}
+	if quiet < stall || f.K.hasAck && f.K.ack < f.q.end {
+		return nil
+	}
+	if f.missing&(missingHead|missingSync|missingBytes) != 0 {
+		return incomplete(f, "where the request ends is not known")
+	}
+	x := &ruling{verdict: RequestTimeout, confidence: Strong, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
+	x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came when the client had been silent for %s inside its request (frame %d), of which %d bytes had been sent",
+		f.K.name(), f.K.frame, short(quiet), f.q.frame, f.q.end-f.q.start)
+	return x
+}
+
+// prompt is how soon after a request's arrival a server's close must come to be
+// the close of an idle connection: its event loop had no time to read.
+const prompt = 50 * time.Millisecond
+
+// couldBeIdle reports whether the server's close of q may have been meant for an
+// idle connection; sure says that its time does not speak against it.
+func (f *facts) couldBeIdle() (could, sure bool) {
+	d, exact := f.delay()
+	if f.pipelined() || f.behind || exact && d > prompt {
+		return false, false
+	}
+	idle, ok := f.idleBefore(&f.K)
+	return !ok || idle >= minTimer && !(f.firstUse() && idle < freshLimit), d <= prompt
+}
+
+// closeBeforeResponse: the server's FIN acknowledges the request, and there is
+// no room for a byte of a response before it. Linux sends FIN and not RST only if
+// the application had read all there was (tcp_close), but a server that shuts
+// down one direction to linger does so unread.
+func closeBeforeResponse(f *facts) *ruling {
+	if f.K.kind != FINClose || !f.K.hasAck || f.K.ack <= f.q.start || f.q.resp.began {
+		return nil
+	}
+	if !f.silent() || !f.shown() {
+		return incomplete(f, "the server's sequence numbers leave room for a response that was not captured")
+	}
+	x := &ruling{verdict: CloseBeforeResponse, confidence: Proven, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
+	x.note(f.K.frame, f.K.file, "server's FIN (frame %d) acknowledges %d, the request (frame %d) is bytes %d to %d: the server's TCP had it",
+		f.K.frame, f.K.ack, f.q.frame, f.q.start, f.q.end-1)
+	x.note(f.K.frame, f.K.file, "and its sequence number %d is where the response was due: not a byte of one was sent", f.K.off)
+	if f.K.resent {
+		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the first copy of the close was not captured"
+		x.candidates = []Verdict{CloseBeforeResponse, IdleRaceLingering}
+		x.note(f.K.frame, f.K.file, "but this is not its first copy, and the first may have acknowledged less")
+		return x
+	}
+	could, sure := f.couldBeIdle()
+	if !could {
+		return x
+	}
+	x.confidence = Strong
+	switch at := f.atTimer(); {
+	case at != dueNow:
+	case sure && f.server.closesByHalves():
+		x.verdict, x.confidence = IdleRaceLingering, Weak
+		x.noteTimer(f, "which fits the server's idle timer, and it closes idle connections by halves")
+	default:
+		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "closed when the idle timer was due"
+		x.candidates = []Verdict{CloseBeforeResponse, IdleRaceLingering}
+		x.noteTimer(f, "which fits the server's idle timer")
+	}
+	return x
+}
+
+// abortBeforeResponse: the server's reset acknowledges the request, and there is
+// no room for a byte of a response before it. The same packets come from an idle
+// close that found the request unread (RFC 2525, section 2.17); only the timer
+// tells.
+func abortBeforeResponse(f *facts) *ruling {
+	if f.q.resp.began || !f.silent() {
+		if !f.q.resp.began && f.serverReset() {
+			return incomplete(f, "the server's sequence numbers leave room for a response that was not captured")
+		}
+		return nil
+	}
+	if f.K.kind != ActiveReset || f.K.ack <= f.q.start {
+		if f.K.seen() || len(f.replies) == 0 || f.serverAck <= f.q.start {
+			return nil
+		}
+		r := f.replies[0]
+		x := &ruling{verdict: AbortBeforeResponse, confidence: Weak, retry: RetryAmbiguous, lost: true, by: Server,
+			close: &closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}}
+		x.note(r.frame, r.file, "the server acknowledged the request (frame %d), and its reset (frame %d) says that it no longer has the connection", f.q.frame, r.frame)
+		return x
+	}
+	x := &ruling{verdict: AbortBeforeResponse, confidence: Strong, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
+	x.note(f.K.frame, f.K.file, "server's reset (frame %d) acknowledges %d, the request (frame %d) is bytes %d to %d: the server's TCP had it",
+		f.K.frame, f.K.ack, f.q.frame, f.q.start, f.q.end-1)
+	could, sure := f.couldBeIdle()
+	if !could {
+		d, _ := f.delay()
+		x.note(f.K.frame, f.K.file, "it came %s after the request, %s: not the close of an idle connection", short(d), f.notIdle())
+		return x
+	}
+	switch at := f.atTimer(); {
+	case at == dueNow && sure:
+		x.verdict, x.confidence = IdleRaceUnread, Weak
+		x.noteTimer(f, "which fits the server's idle timer")
+		x.note(0, 0, "whether the request was read cannot be seen in packets: eBPF on the server would show the unread bytes")
+	case at == dueLater:
+		x.confidence = Weak
+		x.noteTimer(f, "long before the server's idle timer was due")
+	default:
+		x.verdict, x.confidence, x.timer = Ambiguous, NoConfidence, at == dueUnknown
+		x.candidates = []Verdict{IdleRaceUnread, AbortBeforeResponse}
+		x.why = "bare reset, idle timer not known"
+		if at == dueNow {
+			x.why = "bare reset, round trip not known"
+			x.noteTimer(f, "which fits the server's idle timer, but how long the server had the request is not known")
+		} else {
+			x.noteTimer(f, "and this server's idle timer is not known well enough to compare")
+		}
+		x.note(0, 0, "a close of the server's idle connections in the same capture, or eBPF on the server, would decide")
+	}
+	return x
+}
+
+func (f *facts) notIdle() string {
+	d, exact := f.delay()
+	switch {
+	case f.pipelined(), f.behind:
+		return "which was pipelined"
+	case exact && d > prompt:
+		return "time enough to read it"
+	case f.firstUse():
+		return "the first on a fresh connection"
+	}
+	return "right after a response"
+}
+
+// cutResponse: the server closed or reset before the end that its own framing
+// gives the response.
+func cutResponse(f *facts) *ruling {
+	r := &f.q.resp
+	if !r.began || !f.K.seen() && !f.serverReset() {
+		return nil
+	}
+	if !r.framed && r.status == 0 && f.missing&(missingBytes|missingHead|missingSync) == 0 && f.K.kind == FINClose && f.shown() {
+		x := &ruling{verdict: TruncatedResponse, confidence: Proven, retry: RetryUnsafe, lost: true, by: Server, close: f.serverClose()}
+		x.note(f.K.frame, f.K.file, "server's FIN (frame %d) comes inside the header section of the response (frame %d)", f.K.frame, r.frame)
+		return x
+	}
+	if !r.framed && f.missing&(missingBytes|missingHead|missingSync) != 0 {
+		return incomplete(f, "where the response ends is not known")
+	}
+	if f.serverTop() > max(f.serverEnd, r.end) || f.clientAck > f.serverEnd+1 {
+		return incomplete(f, "the end of what the server sent was not captured")
+	}
+	x := &ruling{retry: RetryUnsafe, lost: true, by: Server, close: f.serverClose(), confidence: Proven}
+	got := r.end - r.start
+	if f.K.kind == FINClose && !(f.rstS.seen() && f.rstS.off <= f.K.off) {
+		x.verdict = TruncatedResponse
+		x.note(f.K.frame, f.K.file, "server's FIN (frame %d) comes after %d bytes of the response (frame %d), whose own framing promises more", f.K.frame, got, r.frame)
+		return x
+	}
+	x.verdict = AbortMidResponse
+	if !f.rstS.seen() {
+		x.confidence = Strong
+	}
+	x.noteServerReset(f, "comes before the end of the response")
+	x.note(r.frame, r.file, "%d bytes of the response (frame %d) had been sent", got, r.frame)
+	return x
+}
+
+// unanswered: nobody closed. Silence is held against the server only when it
+// has lasted.
+func unanswered(f *facts) *ruling {
+	if f.K.seen() || f.serverReset() || f.Kc.seen() || len(f.refusals) > 0 {
+		return nil
+	}
+	waited := f.now.Sub(f.q.lastTime)
+	if !f.q.complete || !f.silent() || f.serverAck < f.q.end || waited < answerWait {
+		if f.atEnd {
+			return &ruling{verdict: StillOpen}
+		}
+		return nil
+	}
+	x := &ruling{verdict: ServerNeverAnswered, confidence: Weak, retry: RetryAmbiguous, lost: true}
+	x.note(f.q.frame, f.q.file, "the server acknowledged the whole request (frame %d) and sent nothing in the %s until the capture ended", f.q.frame, short(waited))
+	return x
+}

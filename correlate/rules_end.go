@@ -1,0 +1,163 @@
+package correlate
+
+// Rules for connections on which no request was lost.
+
+// notHTTP1 says what the connection carried, and accuses nobody.
+func notHTTP1(f *facts) *ruling {
+	switch f.conn.Protocol {
+	case "", "http/1.1":
+		return nil
+	}
+	x := &ruling{verdict: Unknown, by: f.first, close: f.closeOf(f.first), why: "not HTTP/1"}
+	x.note(0, 0, "the connection does not carry HTTP/1 that can be read (%s)", f.conn.Protocol)
+	return x
+}
+
+func upgradedClose(f *facts) *ruling {
+	if !f.upgraded {
+		return nil
+	}
+	if f.atEnd && !f.K.seen() && !f.Kc.seen() {
+		return &ruling{verdict: StillOpen}
+	}
+	return f.ended(UpgradedClose)
+}
+
+func stillOpen(f *facts) *ruling {
+	if f.K.seen() || f.Kc.seen() || f.serverReset() || len(f.refusals) > 0 {
+		return nil
+	}
+	if f.conn.StartSeen && !f.serverSeen {
+		x := &ruling{verdict: Unknown, why: "never opened"}
+		x.note(0, 0, "the SYN was never answered")
+		return x
+	}
+	return &ruling{verdict: StillOpen}
+}
+
+func refusedConnection(f *facts) *ruling {
+	if f.K.kind != Refusal {
+		return nil
+	}
+	x := &ruling{verdict: Unknown, by: Server, close: f.serverClose(), why: "refused"}
+	x.note(f.K.frame, f.K.file, "the SYN was refused (frame %d)", f.K.frame)
+	return x
+}
+
+// nothingFramed is for data that was never recognised as messages.
+func nothingFramed(f *facts) *ruling {
+	if f.requests > 0 || f.responses > 0 || f.clientEnd <= 1 && f.serverEnd <= 1 {
+		return nil
+	}
+	if f.unasked.began && f.clientEnd <= 1 {
+		return nil
+	}
+	if x := incomplete(f, "no message could be read"); x != nil {
+		return x
+	}
+	return &ruling{verdict: Unknown, by: f.first, close: f.closeOf(f.first), why: "no message could be read"}
+}
+
+func unusedConnection(f *facts) *ruling {
+	if f.requests > 0 || f.responses > 0 {
+		return nil
+	}
+	if !f.conn.StartSeen {
+		return nil
+	}
+	x := f.ended(UnusedConnection)
+	if f.unasked.began {
+		x.modifiers = append(x.modifiers, "unasked-response")
+		x.note(f.unasked.frame, f.unasked.file, "the server sent response %d (frame %d) although no request had been sent", f.unasked.status, f.unasked.frame)
+	}
+	return x
+}
+
+func resetAfterComplete(f *facts) *ruling {
+	fins := f.K.kind == FINClose || f.Kc.kind == FINClose
+	switch {
+	case f.rstS.seen() || f.rstC.seen():
+	case len(f.replies)+len(f.refusals) == 0:
+		return nil
+	case fins:
+		return f.ended(CloseNoise)
+	}
+	x := f.ended(ResetAfterComplete)
+	if f.rstS.seen() && f.respEnd > 0 && f.clientAck < f.respEnd {
+		x.modifiers = append(x.modifiers, "response-unacknowledged")
+		x.note(f.rstS.frame, f.rstS.file, "server's reset (frame %d) was sent when the client had acknowledged %d of the last response, which reaches to %d: its end may be lost", f.rstS.frame, f.clientAck, f.respEnd)
+	}
+	return x
+}
+
+func simultaneousClose(f *facts) *ruling {
+	if f.first != BothParties {
+		return nil
+	}
+	return f.ended(SimultaneousClose)
+}
+
+func cleanClose(f *facts) *ruling {
+	if f.first == NoParty {
+		return nil
+	}
+	return f.ended(CleanClose)
+}
+
+// ended rules that the connection ended with nothing lost, and says how.
+func (f *facts) ended(v Verdict) *ruling {
+	by := f.first
+	k := f.closeOf(by)
+	if k == nil {
+		switch {
+		case len(f.replies) > 0:
+			r := f.replies[0]
+			by, k = Server, &closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}
+		case len(f.refusals) > 0:
+			r := f.refusals[0]
+			by, k = Client, &closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}
+		}
+	}
+	x := &ruling{verdict: v, confidence: Proven, by: by, close: k}
+	if k == nil {
+		return x
+	}
+	x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
+	switch idle, ok := f.idleBefore(k); {
+	case v != CleanClose && v != SimultaneousClose:
+	case f.announced:
+		x.modifiers = append(x.modifiers, "announced")
+	case by == Server && f.atLimit():
+		x.modifiers = append(x.modifiers, "limit")
+	case ok && idle >= minTimer && by == Server:
+		x.modifiers = append(x.modifiers, "server-idle")
+	case ok && idle >= minTimer && by == Client:
+		x.modifiers = append(x.modifiers, "client-idle")
+	}
+	if f.missing&(missingBytes|missingSync|missingHead) != 0 || f.untracked {
+		x.confidence = Weak
+	}
+	return x
+}
+
+func (f *facts) closeOf(p Party) *closing {
+	switch {
+	case p == Client && f.Kc.seen():
+		return &f.Kc
+	case (p == Server || p == BothParties) && f.K.seen():
+		return &f.K
+	}
+	return nil
+}
+
+// serverClose returns how the server closed: K, or its first RST that answers.
+func (f *facts) serverClose() *closing {
+	if f.K.seen() {
+		return &f.K
+	}
+	if len(f.replies) > 0 {
+		r := f.replies[0]
+		return &closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}
+	}
+	return nil
+}

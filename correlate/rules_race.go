@@ -1,0 +1,243 @@
+package correlate
+
+import "time"
+
+// Rules for requests that met a close of the connection itself: the server was
+// done with it, or what lies between had forgotten it.
+
+// lateReuse: the request acknowledges the server's FIN, or the end of a response
+// that announced the close. The client's own TCP knew.
+func lateReuse(f *facts) *ruling {
+	if f.q.resp.began || f.pipelined() {
+		return nil
+	}
+	x := &ruling{verdict: LateReuse, confidence: Proven, lost: true, by: Server, close: f.serverClose()}
+	switch {
+	case f.K.kind == FINClose && f.q.ack > f.K.off:
+		x.note(f.q.frame, f.q.file, "the request (frame %d) acknowledges %d: the client's TCP had the server's FIN %d (frame %d), which came %s earlier",
+			f.q.frame, f.q.ack, f.K.off, f.K.frame, short(f.q.time.Sub(f.K.time)))
+		if f.K.hasAck && f.K.ack > f.q.start {
+			return nil // it closed after it had bytes of this request: not what it seems
+		}
+		if f.q.resent {
+			x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the request's first copy was not captured"
+			x.candidates = []Verdict{IdleRace, LateReuse}
+			x.note(f.q.frame, f.q.file, "but this is not the first copy of the request, and the first may have crossed the FIN")
+		}
+	case f.unasked.began && f.q.ack > f.unasked.start:
+		x.modifiers = append(x.modifiers, "announced")
+		x.note(f.unasked.frame, f.unasked.file, "the client's TCP had the server's unasked response %d (frame %d) when it sent the request (frame %d), which acknowledges %d",
+			f.unasked.status, f.unasked.frame, f.q.frame, f.q.ack)
+	case f.hasPrev && f.prev.close && f.q.ack >= f.prev.end && f.silent() && (f.K.seen() || f.serverReset()):
+		x.modifiers = append(x.modifiers, "announced")
+		x.note(f.prev.frame, f.prev.file, "the response before it (frame %d) announced the end of the connection, and the request (frame %d) acknowledges all of that response", f.prev.frame, f.q.frame)
+	default:
+		return nil
+	}
+	f.retryAfterClose(x)
+	return x
+}
+
+// retryAfterClose says whether a request that came to a closed socket may be sent
+// again, and adds the proof.
+func (f *facts) retryAfterClose(x *ruling) {
+	x.retry = RetryLikelySafe
+	if f.serverAck > f.q.start {
+		return
+	}
+	if rst, ok := f.rejected(); ok {
+		x.retry = RetrySafe
+		x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d: the request was refused, not processed", rst.frame, rst.off, rst.off)
+	}
+}
+
+// idle408Race: a response whose first byte acknowledges nothing of the request
+// cannot be the answer to it.
+func idle408Race(f *facts) *ruling {
+	u := &f.unasked
+	if f.q.resp.began || !u.began || !u.hasAck || u.ack > f.q.start || f.q.ack > u.start {
+		return nil
+	}
+	x := &ruling{verdict: Idle408Race, confidence: Proven, lost: true, by: Server, close: f.serverClose()}
+	x.note(u.frame, u.file, "the response %d (frame %d) acknowledges %d and the request's first byte (frame %d) is %d: it was sent without any of the request, which crossed it",
+		u.status, u.frame, u.ack, f.q.frame, f.q.start)
+	f.retryAfterClose(x)
+	return x
+}
+
+// pipelinedLost: RFC 9112, section 9.6. A server that closes after a response
+// must not process what was pipelined behind it.
+func pipelinedLost(f *facts) *ruling {
+	if f.q.resp.began || !f.pipelined() || !f.K.seen() || !f.K.hasAck || f.first == Client || !f.silent() {
+		return nil
+	}
+	x := &ruling{verdict: PipelinedLost, confidence: Strong, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
+	if f.behind {
+		x.note(f.q.frame, f.q.file, "the request (frame %d) was sent behind another one, which the server had when it closed", f.q.frame)
+	} else {
+		x.note(f.q.frame, f.q.file, "the request (frame %d) was sent before the response ahead of it had been received, and that response was the server's last", f.q.frame)
+	}
+	if f.K.ack <= f.q.start {
+		x.confidence = Proven
+		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) acknowledges %d, the request's first byte is %d: it had none of the request", f.K.name(), f.K.frame, f.K.ack, f.q.start)
+		f.retryAfterClose(x)
+	} else {
+		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) acknowledges %d of the request's bytes %d to %d", f.K.name(), f.K.frame, f.K.ack, f.q.start, f.q.end)
+	}
+	if f.prev.close {
+		x.modifiers = append(x.modifiers, "announced")
+	}
+	return x
+}
+
+// hadNothing reports whether the server's close acknowledges nothing of q, and
+// nothing was sent that would be an answer.
+func (f *facts) hadNothing() bool {
+	return f.K.seen() && f.K.hasAck && f.K.ack <= f.q.start && !f.q.resp.began
+}
+
+// freshLimit is how young a connection is whose close before its first request
+// has to do with the connection, and not with an idle timer.
+const freshLimit = time.Second
+
+// closedOnAccept: the server closed a fresh connection before it had anything.
+func closedOnAccept(f *facts) *ruling {
+	if !f.hadNothing() || !f.firstUse() || f.unasked.began {
+		return nil
+	}
+	idle, ok := f.idleBefore(&f.K)
+	if !ok || idle >= freshLimit {
+		return nil
+	}
+	if f.atTimer() == dueNow {
+		return nil
+	}
+	x := &ruling{verdict: ClosedOnAccept, confidence: Strong, lost: true, by: Server, close: f.serverClose()}
+	x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came %s after the handshake and acknowledges %d, the request's first byte (frame %d) is %d",
+		f.K.name(), f.K.frame, short(idle), f.K.ack, f.q.frame, f.q.start)
+	f.retryAfterClose(x)
+	return x
+}
+
+// idleRace: the server's FIN acknowledges nothing of the request, and the
+// request does not acknowledge the FIN. Each was sent without knowledge of the
+// other, so they crossed; no clock is needed, and no vantage point deceives.
+func idleRace(f *facts) *ruling {
+	if !f.hadNothing() || f.K.kind != FINClose {
+		return nil
+	}
+	x := &ruling{verdict: IdleRace, confidence: Strong, lost: true, by: Server, close: f.serverClose()}
+	x.note(f.K.frame, f.K.file, "server's FIN (frame %d) acknowledges %d, the request's first byte (frame %d) is %d: it had none of the request",
+		f.K.frame, f.K.ack, f.q.frame, f.q.start)
+	x.note(f.q.frame, f.q.file, "the request acknowledges %d and not the FIN, which is %d: the client had not seen it", f.q.ack, f.K.off)
+	f.retryAfterClose(x)
+	switch {
+	case f.serverAck > f.q.start:
+		x.verdict = IdleRaceLingering
+		x.note(0, 0, "the server went on to acknowledge %d, the request with it, but it had closed and could not answer", f.serverAck)
+	case x.retry == RetrySafe:
+		x.confidence = Proven
+	}
+	f.limitInstead(x)
+	return x
+}
+
+// idleRaceRST: as idleRace, with an abort in place of the FIN.
+func idleRaceRST(f *facts) *ruling {
+	if !f.hadNothing() || f.K.kind != ActiveReset {
+		return nil
+	}
+	x := &ruling{verdict: IdleRaceRST, confidence: Strong, lost: true, by: Server, close: f.serverClose()}
+	x.note(f.K.frame, f.K.file, "server's reset (frame %d) acknowledges %d, the request's first byte (frame %d) is %d: it left without any of the request",
+		f.K.frame, f.K.ack, f.q.frame, f.q.start)
+	f.retryAfterClose(x)
+	if x.retry == RetrySafe {
+		x.confidence = Proven
+	}
+	f.limitInstead(x)
+	return x
+}
+
+// limitInstead turns a race with an idle timer into one with a limit where the
+// server had closed right after a response and not after an idle time.
+func (f *facts) limitInstead(x *ruling) {
+	idle, ok := f.idleBefore(&f.K)
+	if !ok && f.missing&missingBytes != 0 || f.K.off > f.serverEnd {
+		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the response before the close was not captured"
+		x.candidates = []Verdict{IdleRace, KeepaliveLimitRace, LateReuse}
+		return
+	}
+	if !ok || f.responses == 0 || f.announced || idle >= minTimer {
+		return
+	}
+	x.note(f.K.frame, f.K.file, "the server closed %s after response %d on a connection %s old, without having announced it", short(idle), f.responses, short(f.K.time.Sub(f.conn.Start)))
+	switch {
+	case f.atLimit():
+		x.verdict = KeepaliveLimitRace
+		x.modifiers = append(x.modifiers, "limit")
+	case f.missing&(missingStart|missingBytes) != 0:
+		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "closed right after a response, and how many there were is not known"
+		x.candidates = []Verdict{KeepaliveLimitRace, IdleRace}
+	}
+}
+
+// neverAcknowledged: the request was sent again and again, and the server's TCP
+// did not show that it had any of it.
+func neverAcknowledged(f *facts) *ruling {
+	if f.q.resp.began || f.serverAck > f.q.start || f.K.seen() || f.serverReset() || f.q.retrans < 3 {
+		return nil
+	}
+	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, by: NoParty, candidates: []Verdict{IdleBlackhole}, why: "the request was never acknowledged"}
+	x.note(f.q.frame, f.q.file, "the request (frame %d) was sent %d times and never acknowledged: the path, or the server, was gone", f.q.frame, f.q.retrans+1)
+	if f.q.number > 1 || f.q.hasIdle {
+		if f.q.hasIdle && f.q.idle >= time.Minute && f.missing&missingBytes == 0 {
+			x.verdict, x.confidence, x.by, x.candidates, x.why = IdleBlackhole, Strong, Middlebox, nil, ""
+			x.note(0, 0, "the connection had been idle for %s: what keeps state on the path had forgotten it", short(f.q.idle))
+		}
+	}
+	return x
+}
+
+// staleConnection: the server's end answers the request as if it had never heard
+// of the connection, and no close preceded. Where the capture lacks something, a
+// FIN may be what it lacks.
+func staleConnection(f *facts) *ruling {
+	rst, ok := f.rejected()
+	if !ok || f.K.seen() || f.q.resp.began || f.serverAck > f.q.start || f.first == Client {
+		return nil
+	}
+	if f.clientAck > f.serverEnd { // the client acknowledged something of the server's that was not captured: its FIN?
+		r := incomplete(f, "the client acknowledges a byte or a FIN of the server's that was not captured")
+		r.lost, r.retry = true, RetryLikelySafe
+		return r
+	}
+	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, candidates: []Verdict{StaleConnection, IdleRace, LateReuse}, why: "refused, and no close was captured"}
+	x.close = &closing{kind: ReplyReset, off: rst.off, time: rst.time, frame: rst.frame, file: rst.file}
+	x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d): there was no socket for it, and the request was refused", rst.frame, rst.off, rst.off, f.q.frame)
+	if f.missing != 0 || f.firstUse() || !f.q.hasIdle {
+		x.note(0, 0, "no close of the server's was captured")
+		return x
+	}
+	after := rst.time.Sub(f.q.time)
+	switch {
+	case f.hasRTT && f.conn.Vantage == AtClient && f.conn.HandshakeRTT > 5*time.Millisecond && after < f.conn.HandshakeRTT*3/4:
+		x.confidence = Strong
+		x.note(rst.frame, rst.file, "it came %s after the request, and the server is %s away: something nearer sent it", short(after), short(f.conn.HandshakeRTT))
+	case f.ttl != 0 && rst.ttl != f.ttl:
+		x.confidence = Strong
+		x.note(rst.frame, rst.file, "its TTL is %d and the server's segments have %d: something else on the path sent it", rst.ttl, f.ttl)
+	case f.q.idle >= time.Minute:
+		x.confidence = Strong
+	case f.q.idle >= 10*time.Second:
+		x.confidence = Weak
+	default:
+		x.note(0, 0, "no close of the server's was captured")
+		return x
+	}
+	x.verdict, x.by, x.candidates, x.why = StaleConnection, Middlebox, nil, ""
+	if x.confidence == Strong {
+		x.retry = RetrySafe
+	}
+	x.note(0, 0, "no close was captured in the %s that the connection was idle, and the client acknowledged none", short(f.q.idle))
+	return x
+}

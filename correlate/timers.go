@@ -1,0 +1,234 @@
+package correlate
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"whyreset/capture"
+)
+
+// A server is what was learned of one server endpoint and of those who use it.
+type server struct {
+	closes   learner // from the last response byte to the server's close of the idle connection
+	clients  learner // the same for the client's close
+	stated   time.Duration
+	maxReuse time.Duration
+	gaps     []time.Duration // idle times before a reuse, as the client saw them: the latest, at most maxSamples
+	reuses   uint64          // how many there were
+	rtt      time.Duration   // least handshake round trip; 0 if none was seen
+	races    uint64
+	product  string      // the first product in its Server header, in lower case
+	lingers  bool        // it was seen to acknowledge requests after its own FIN
+	limits   map[int]int // how often it closed right after its nth response
+}
+
+// maxServers bounds the servers whose timers are learned.
+const maxServers = 1 << 16
+
+func (t *Tracker) serverOf(c *conn) *server {
+	if c.server == nil {
+		e := c.ep[1-c.clientSide()]
+		s := t.servers[e]
+		if s == nil {
+			s = &server{}
+			if len(t.servers) < maxServers {
+				t.servers[e] = s
+			}
+		}
+		c.server = s
+	}
+	return c.server
+}
+
+// reused notes that the client sent a request after the connection was idle for
+// d where the capture was made. The client itself had the response later, and
+// sent the request earlier, by what lies between it and there.
+func (t *Tracker) reused(c *conn, d time.Duration) {
+	if c.openTime != 0 && c.synAckTime != 0 {
+		d -= c.openTime.Sub(c.synAckTime)
+	}
+	d = max(d, 0)
+	s := t.serverOf(c)
+	s.maxReuse = max(s.maxReuse, d)
+	if len(s.gaps) < maxSamples {
+		s.gaps = append(s.gaps, d)
+	} else {
+		s.gaps[s.reuses%maxSamples] = d
+	}
+	s.reuses++
+}
+
+// describe notes what a response's head says of its server.
+func (t *Tracker) describe(c *conn, hd *head) {
+	if hd.timeout == 0 && (len(hd.server) == 0 || c.server != nil && c.server.product != "") {
+		return
+	}
+	s := t.serverOf(c)
+	if hd.timeout > 0 {
+		s.stated = hd.timeout
+	}
+	if s.product == "" && len(hd.server) > 0 {
+		name := hd.server[:min(len(hd.server), 64)]
+		if i := bytes.IndexAny(name, "/ ("); i > 0 {
+			name = name[:i]
+		}
+		s.product = string(bytes.ToLower(name))
+	}
+}
+
+// closesByHalves reports whether this server ends idle connections by shutting
+// down one direction and reading on: it was seen to, or is one of those that do.
+func (s *server) closesByHalves() bool {
+	return s.lingers || s.product == "apache" || s.product == "lighttpd"
+}
+
+// A learner finds the idle timeout in how long connections were idle when they
+// were closed. Restarts and limits close connections at other times; a timer
+// shows as a cluster.
+type learner struct {
+	samples []time.Duration // the latest, at most maxSamples
+	last    capture.Time    // when the latest was taken
+	next    int
+	total   int
+}
+
+const maxSamples = 256
+
+// minTimer is below every idle timeout: closes that soon after a response have
+// another reason.
+const minTimer = 50 * time.Millisecond
+
+// add takes the idle time d of a close at time at. Closes at one instant say no
+// more than one does: a restart closes connections that were used together
+// after the same idle time.
+func (l *learner) add(d time.Duration, at capture.Time) {
+	if d < minTimer || l.total > 0 && at.Sub(l.last).Abs() < 20*time.Millisecond {
+		return
+	}
+	l.last = at
+	l.total++
+	if len(l.samples) < maxSamples {
+		l.samples = append(l.samples, d)
+		return
+	}
+	l.samples[l.next] = d
+	l.next = (l.next + 1) % maxSamples
+}
+
+// timer returns the timeout that most closes agree on; nil if fewer than two of
+// them do, or if they are not at least half of all.
+func (l *learner) timer() *Timer {
+	if len(l.samples) < 2 {
+		return nil
+	}
+	d := slices.Clone(l.samples)
+	slices.Sort(d)
+	best, from := 0, 0
+	for i, j := 0, 0; i < len(d); i++ {
+		for j < len(d) && d[j] <= d[i]+clusterWidth(d[i]) {
+			j++
+		}
+		if j-i > best {
+			best, from = j-i, i
+		}
+	}
+	if best < 2 || best*2 < len(d) {
+		return nil
+	}
+	d = d[from : from+best]
+	m := d[len(d)/2]
+	return &Timer{Timeout: m, Spread: max(m-d[0], d[len(d)-1]-m), Closes: best}
+}
+
+// clusterWidth is how far apart closes of one timer of about d may be: servers
+// that look at their connections once in a while add up to a second.
+func clusterWidth(d time.Duration) time.Duration {
+	return max(50*time.Millisecond, d/25)
+}
+
+// matches reports whether a close after idle time d may be the timer's. A timer
+// fires late when its server is busy and never early, so there is less room
+// before the timeout than behind it; what there is allows for the path's jitter.
+func (t *Timer) matches(d time.Duration) bool {
+	early := t.Spread + max(2*time.Millisecond, t.Timeout/200)
+	late := 2*t.Spread + max(10*time.Millisecond, t.Timeout/50)
+	return d >= t.Timeout-early && d <= t.Timeout+late
+}
+
+// timer returns what is known of the server's idle timeout; nil if nothing is.
+func (s *server) timer() *Timer {
+	tm := s.closes.timer()
+	if tm == nil && s.stated > 0 {
+		tm = &Timer{}
+	}
+	if tm != nil {
+		tm.Stated = s.stated
+	}
+	return tm
+}
+
+// wakeUp is how long a server takes from its timer to its close: even without a
+// path in between, requests that come then are lost.
+const wakeUp = 500 * time.Microsecond
+
+// expected estimates how many requests were bound to meet the server's close. The
+// server closes at T after its response; a request that the client sends g after
+// it had that response arrives a round trip later, and the FIN is on its way to
+// the client until g = T. So those with T-RTT < g < T are lost.
+func (s *server) expected(tm *Timer) float64 {
+	if len(s.gaps) == 0 || tm.Closes == 0 {
+		return 0
+	}
+	n := 0
+	for _, g := range s.gaps {
+		if g > tm.Timeout-s.rtt && g < tm.Timeout+wakeUp {
+			n++
+		}
+	}
+	return float64(n) * float64(s.reuses) / float64(len(s.gaps))
+}
+
+// learn takes what c's end teaches of the timers at its ends.
+func (t *Tracker) learn(f *facts) {
+	s := f.server
+	if f.hasRTT && (s.rtt == 0 || f.conn.HandshakeRTT < s.rtt) {
+		s.rtt = f.conn.HandshakeRTT
+	}
+	if f.responses == 0 || f.announced || f.untracked {
+		return
+	}
+	switch {
+	case f.closedIdle(Server):
+		if f.K.time.Sub(f.respTime) < minTimer && len(s.limits) < 64 {
+			if s.limits == nil {
+				s.limits = map[int]int{}
+			}
+			s.limits[f.responses]++
+		}
+		s.lingers = s.lingers || f.hasRequest && f.K.kind == FINClose && f.serverAck > f.q.start
+		s.closes.add(f.K.time.Sub(f.respTime), f.K.time)
+		t.reconsider(s)
+	case f.closedIdle(Client):
+		s.clients.add(f.Kc.time.Sub(f.respTime), f.Kc.time)
+	}
+}
+
+// reconsider reports the held findings that the server's timer now decides.
+func (t *Tracker) reconsider(s *server) {
+	if len(t.held) == 0 || s.closes.timer() == nil {
+		return
+	}
+	kept := t.held[:0]
+	for _, h := range t.held {
+		if h.f.server == s {
+			if r := h.f.decide(); r.verdict != Ambiguous {
+				t.report(h.f, r)
+				continue
+			}
+		}
+		kept = append(kept, h)
+	}
+	clear(t.held[len(kept):])
+	t.held = kept
+}

@@ -1,0 +1,392 @@
+package correlate
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"whyreset/capture"
+)
+
+// Config sets a tracker's bounds.
+type Config struct {
+	// MaxConnections bounds the connections followed at once; 0 means
+	// DefaultMaxConnections. Beyond it one that was quiet for long is given up
+	// and counted in Summary.Evicted.
+	MaxConnections int
+}
+
+// DefaultMaxConnections is the bound when Config does not set one.
+const DefaultMaxConnections = 1 << 20
+
+const (
+	// linger is how long, in packet time, an ended connection waits for segments
+	// that its verdict would use, such as the reset that answers a request.
+	linger = time.Second
+	// timerWait is how long a verdict that only lacks the server's idle timer
+	// waits for it to be learned.
+	timerWait = 2 * time.Minute
+	// maxRetired bounds the reported connections that stay in the table to catch
+	// what comes late.
+	maxRetired = 8192
+	// answerWait is how long a request must have waited, when the capture ends,
+	// for its server to count as silent.
+	answerWait = time.Minute
+)
+
+// A Tracker follows connections and reports findings.
+type Tracker struct {
+	emit      func(*Finding)
+	max       int
+	now       capture.Time
+	table     *table
+	last      *conn // the connection of the previous segment
+	all       []*conn
+	spare     []*conn
+	requests  []*request // to be used again
+	hand      int
+	pendBytes int
+
+	ended   queueOf[*conn] // those that linger, in the order of their ends
+	retired [maxRetired]*conn
+	nextOut int
+	held    []held // verdicts that wait for a timer
+
+	servers map[capture.Endpoint]*server
+	counts  map[countKey]*VerdictCount
+	reasons map[countKey]map[string]uint64
+	sum     Summary
+}
+
+type countKey struct {
+	verdict Verdict
+	server  capture.Endpoint
+}
+
+// A held finding is one that the server's idle timer would decide.
+type held struct {
+	f     *facts
+	until capture.Time
+}
+
+// New returns a tracker that calls emit with each finding, in the order in which
+// the findings became certain. The finding belongs to emit.
+func New(cfg Config, emit func(*Finding)) *Tracker {
+	if cfg.MaxConnections <= 0 {
+		cfg.MaxConnections = DefaultMaxConnections
+	}
+	return &Tracker{
+		emit:    emit,
+		max:     cfg.MaxConnections,
+		table:   newTable(rand.Uint64()),
+		servers: map[capture.Endpoint]*server{},
+		counts:  map[countKey]*VerdictCount{},
+		reasons: map[countKey]map[string]uint64{},
+	}
+}
+
+// Add takes the next segment of the capture. It keeps no reference to s.
+func (t *Tracker) Add(s *capture.Segment) {
+	if s.Time > t.now {
+		t.now = s.Time
+		if t.ended.len() > 0 || len(t.held) > 0 {
+			t.release()
+		}
+	}
+	c, d, fresh := t.last, 0, false
+	if c != nil && c.ep[0] == s.Src && c.ep[1] == s.Dst {
+	} else if c != nil && c.ep[1] == s.Src && c.ep[0] == s.Dst {
+		d = 1
+	} else {
+		hash := t.table.hash(&s.Src, &s.Dst)
+		c, d = t.table.find(&s.Src, &s.Dst, hash)
+		if c == nil {
+			c, d, fresh = t.open(s, hash), 0, true
+		}
+		t.last = c
+	}
+	if fresh {
+	} else if c.state == retired || s.Flags&(capture.SYN|capture.RST) == capture.SYN || c.pendingFrom >= 0 {
+		if c = t.again(c, s, d); c == nil {
+			return
+		}
+		if c.ep[0] == s.Src {
+			d = 0
+		} else {
+			d = 1
+		}
+	}
+	c.segment(t, s, d)
+}
+
+// again handles a segment that may begin another connection on the same
+// endpoints. It returns the connection that the segment belongs to; nil if none.
+func (t *Tracker) again(c *conn, s *capture.Segment, d int) *conn {
+	switch {
+	case s.Flags&(capture.SYN|capture.ACK|capture.RST) == capture.SYN:
+		h := &c.half[d]
+		if h.based && s.Seq == h.base && c.startSeen { // sent again
+			if c.state == retired {
+				t.sum.Late++
+				return nil
+			}
+			return c
+		}
+		if c.state == retired || c.ended != 0 || c.half[0].fin.seen() || c.half[1].fin.seen() || (c.responses+c.requests == 0 && !c.startSeen && c.half[0].next+c.half[1].next <= 2) {
+			return t.replace(c, s)
+		}
+		if c.startSeen && c.half[1-d].packets == 0 {
+			return t.replace(c, s) // the first attempt was never answered
+		}
+		// An open connection: a live peer answers a stray SYN with a challenge
+		// ACK (RFC 5961, section 4). Only the SYN-ACK makes it a new connection.
+		c.pendingFrom, c.pendingSYN, c.pendingTime = int8(d), s.Seq, s.Time
+		return nil
+	case c.pendingFrom >= 0 && d == int(1-c.pendingFrom) && s.Has(capture.SYN|capture.ACK) && s.Ack == c.pendingSYN+1,
+		c.pendingFrom >= 0 && d == int(c.pendingFrom) && s.Seq == c.pendingSYN+1 && s.Flags&capture.RST == 0:
+		syn, from := *s, c.pendingFrom
+		syn.Src, syn.Dst = c.ep[from], c.ep[1-from]
+		syn.Seq, syn.Flags, syn.Time, syn.Len, syn.Payload = c.pendingSYN, capture.SYN, c.pendingTime, 0, nil
+		n := t.replace(c, &syn)
+		n.segment(t, &syn, 0)
+		return n
+	case c.state == retired:
+		if s.Flags&capture.SYN != 0 || s.Len > 1 && s.Time.Sub(c.last) > 30*time.Second {
+			return t.replace(c, s)
+		}
+		t.sum.Late++
+		return nil
+	}
+	return c
+}
+
+// replace lets a new connection take the place of c in the table.
+func (t *Tracker) replace(c *conn, s *capture.Segment) *conn {
+	if c.state != retired {
+		t.finish(c, false)
+	}
+	if c.state == retired {
+		t.retired[c.ring] = nil
+		t.recycle(c)
+	}
+	n := t.open(s, t.table.hash(&s.Src, &s.Dst))
+	t.last = n
+	return n
+}
+
+func (t *Tracker) open(s *capture.Segment, hash uint32) *conn {
+	var c *conn
+	if len(t.spare) == 0 && len(t.all) >= t.max {
+		t.evict()
+	}
+	if n := len(t.spare); n > 0 {
+		c, t.spare = t.spare[n-1], t.spare[:n-1]
+	} else {
+		c = new(conn)
+		t.all = append(t.all, c)
+	}
+	c.reset()
+	c.hash, c.state = hash, open
+	c.id = t.sum.Connections
+	c.ep[0], c.ep[1] = s.Src, s.Dst
+	c.start = s.Time
+	c.half[0].next, c.half[1].next = 1, 1
+	if s.Flags&capture.SYN == 0 {
+		c.missing |= missingStart
+		c.half[0].state, c.half[1].state = lost, lost
+	}
+	t.sum.Connections++
+	t.table.insert(c)
+	return c
+}
+
+// evict gives up one connection: of the next few, the one that was quiet longest,
+// and one without an outstanding request before one with.
+func (t *Tracker) evict() {
+	var victim *conn
+	for range 64 {
+		t.hand = (t.hand + 1) % len(t.all)
+		c := t.all[t.hand]
+		if c.state == free || c == t.last {
+			continue
+		}
+		if victim == nil || t.duller(c, victim) {
+			victim = c
+		}
+	}
+	if victim == nil {
+		return
+	}
+	if victim.state == retired {
+		t.retired[victim.ring] = nil
+	} else {
+		t.sum.Evicted++
+		if victim.state == ending {
+			t.ended.remove(victim)
+		}
+		t.discard(victim)
+	}
+	t.recycle(victim)
+}
+
+func (t *Tracker) duller(a, b *conn) bool {
+	if (a.state == retired) != (b.state == retired) {
+		return a.state == retired
+	}
+	if (len(a.queue) > 0) != (len(b.queue) > 0) {
+		return len(b.queue) > 0
+	}
+	return a.last < b.last
+}
+
+// discard forgets what waits to be framed on c.
+func (t *Tracker) discard(c *conn) {
+	for d := range c.half {
+		for i := range c.half[d].pend {
+			t.pendBytes -= len(c.half[d].pend[i].payload)
+		}
+		clear(c.half[d].pend)
+		c.half[d].pend = c.half[d].pend[:0]
+	}
+}
+
+func (t *Tracker) recycle(c *conn) {
+	t.table.remove(c)
+	if t.last == c {
+		t.last = nil
+	}
+	t.strip(c)
+	c.state = free
+	t.spare = append(t.spare, c)
+}
+
+// strip takes back what c, which has been judged, holds beside itself.
+func (t *Tracker) strip(c *conn) {
+	t.freeRequest(c.answered)
+	c.answered = nil
+	for i, r := range c.queue {
+		t.freeRequest(r)
+		c.queue[i] = nil
+	}
+	c.queue = c.queue[:0]
+	if cap(c.queue) > 64 {
+		c.queue = nil
+	}
+	for d := range c.half {
+		c.half[d].buf, c.half[d].pend = nil, nil
+	}
+}
+
+// end notes that c ended at time at; its verdict waits a little for what follows.
+func (t *Tracker) end(c *conn, at capture.Time) {
+	if c.ended == 0 {
+		c.ended = at
+	}
+	if c.state == open {
+		c.state = ending
+		t.ended.push(c)
+	}
+}
+
+// release reports what has waited long enough.
+func (t *Tracker) release() {
+	for t.ended.len() > 0 {
+		c := t.ended.front()
+		if c.ended == 0 { // it went on after all
+			t.ended.pop()
+			c.state = open
+			continue
+		}
+		if t.now.Sub(c.ended) < linger {
+			break
+		}
+		t.ended.pop()
+		t.finish(c, false)
+	}
+	for len(t.held) > 0 && t.held[0].until <= t.now {
+		h := t.held[0]
+		t.held = t.held[1:]
+		t.report(h.f, h.f.decide())
+	}
+}
+
+// finish reports c, which has ended or, if atEnd, was met by the capture's end.
+func (t *Tracker) finish(c *conn, atEnd bool) {
+	c.settle(t, true)
+	c.noteCutHead(0)
+	c.noteCutHead(1)
+	t.discard(c)
+	if c.state == ending {
+		t.ended.remove(c)
+	}
+	t.judge(c, atEnd)
+	t.strip(c)
+	c.state = retired
+	if old := t.retired[t.nextOut]; old != nil {
+		t.recycle(old)
+	}
+	t.retired[t.nextOut], c.ring = c, t.nextOut
+	t.nextOut = (t.nextOut + 1) % maxRetired
+}
+
+// Tick tells the tracker that the capture's clock has reached now, so that
+// findings come out while no segment arrives.
+func (t *Tracker) Tick(now capture.Time) {
+	if now > t.now {
+		t.now = now
+		t.release()
+	}
+}
+
+// Finish ends the capture: everything that can still be judged is.
+func (t *Tracker) Finish() {
+	for t.ended.len() > 0 {
+		c := t.ended.front()
+		t.ended.pop()
+		t.finish(c, false)
+	}
+	var rest []*conn
+	for _, c := range t.all {
+		if c.state == open || c.state == ending {
+			rest = append(rest, c)
+		}
+	}
+	slices.SortFunc(rest, func(a, b *conn) int { return int(int64(a.id) - int64(b.id)) })
+	for _, c := range rest {
+		t.finish(c, true)
+	}
+	for _, h := range t.held {
+		t.report(h.f, h.f.decide())
+	}
+	t.held = nil
+}
+
+// A queueOf is a first-in first-out queue.
+type queueOf[T comparable] struct {
+	items []T
+	head  int
+}
+
+func (q *queueOf[T]) len() int { return len(q.items) - q.head }
+func (q *queueOf[T]) front() T { return q.items[q.head] }
+
+func (q *queueOf[T]) push(x T) {
+	if q.head > 64 && q.head*2 >= len(q.items) {
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	q.items = append(q.items, x)
+}
+
+func (q *queueOf[T]) pop() {
+	var zero T
+	q.items[q.head] = zero
+	q.head++
+}
+
+func (q *queueOf[T]) remove(x T) {
+	if i := slices.Index(q.items[q.head:], x); i >= 0 {
+		q.items = slices.Delete(q.items, q.head+i, q.head+i+1)
+	}
+}
