@@ -1,0 +1,179 @@
+package report
+
+import (
+	"cmp"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"whyreset/correlate"
+)
+
+// explainWidth is that of the narrowest usual terminal.
+const explainWidth = 80
+
+// familyNames say what the verdicts of a family have in common.
+var familyNames = map[string]string{
+	"idle-race":    "the server gave up an idle connection as a request came",
+	"stale-reuse":  "a request was sent on a connection that was already dead",
+	"server-abort": "the server ended an exchange that was under way",
+	"client-abort": "the client ended an exchange that was under way",
+	"connect":      "a connection that came to nothing",
+	"clean":        "nothing was lost (shown with --all)",
+	"unknown":      "no verdict, and no accusation",
+}
+
+// ExplainAll lists the verdicts of the given families, or of all.
+func ExplainAll(w io.Writer, families ...string) error {
+	var b strings.Builder
+	if len(families) == 0 {
+		// What people look for first comes first.
+		for _, f := range correlate.Families() {
+			if f != "unknown" {
+				families = append(families, f)
+			}
+		}
+		families = append(families, "unknown")
+	}
+	width := 0
+	for _, v := range correlate.Verdicts() {
+		width = max(width, len(v.String()))
+	}
+	for i, family := range families {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(family)
+		if name := familyNames[family]; name != "" {
+			b.WriteString(": " + name)
+		}
+		b.WriteByte('\n')
+		for _, v := range correlate.Verdicts() {
+			if v.Family() == family {
+				entry(&b, "  "+v.String()+strings.Repeat(" ", width-len(v.String())), WordsOf(v).Title, explainWidth)
+			}
+		}
+	}
+	b.WriteString("\n“it” is the request. whyreset explain VERDICT says all about one.\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// Explain writes all that there is to say about v.
+func Explain(w io.Writer, v correlate.Verdict) error {
+	words := WordsOf(v)
+	var b strings.Builder
+	b.WriteString(v.String() + " (family " + v.Family() + ")\n")
+	section(&b, "In a line (“it” is the request)", words.Title)
+	section(&b, "What happened", words.Meaning)
+	section(&b, "Points at", words.Blame)
+	section(&b, "Rule", words.Rule)
+	if words.Doubt != "" {
+		section(&b, "Where it is weak", words.Doubt)
+	}
+	lines(&b, "What clients print", words.Prints)
+	section(&b, "Sent again silently", words.Retried)
+	lines(&b, "What proxies call it", words.Codes.Lines())
+	section(&b, "Retry", words.Retry)
+	section(&b, "Fix", strings.ReplaceAll(words.Fix, "{idle}", "the server's idle timeout"))
+	lines(&b, "Settings", words.Config)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// section writes a heading and a paragraph, which begins with a capital letter
+// and ends with a full stop whatever its text does.
+func section(b *strings.Builder, heading, text string) {
+	first, n := utf8.DecodeRuneInString(text)
+	if !strings.HasPrefix(text, "http") {
+		text = strings.ToUpper(string(first)) + text[n:]
+	}
+	if !strings.HasSuffix(text, ".") {
+		text += "."
+	}
+	b.WriteString("\n" + heading + "\n")
+	for _, line := range wrap(text, explainWidth-2) {
+		b.WriteString("  " + line + "\n")
+	}
+}
+
+// lines writes a heading and one entry per product.
+func lines(b *strings.Builder, heading string, list []Line) {
+	width := 0
+	for _, l := range list {
+		width = max(width, utf8.RuneCountInString(l.Product))
+	}
+	b.WriteString("\n" + heading + "\n")
+	for _, l := range list {
+		entry(b, "  "+l.Product+strings.Repeat(" ", width-utf8.RuneCountInString(l.Product)), l.Text, explainWidth)
+	}
+}
+
+// entry writes text to the right of name, wrapped to lines of width characters.
+func entry(b *strings.Builder, name, text string, width int) {
+	indent := utf8.RuneCountInString(name) + 2
+	for i, line := range wrap(text, width-indent) {
+		if i == 0 {
+			b.WriteString(name + "  " + line + "\n")
+		} else {
+			b.WriteString(strings.Repeat(" ", indent) + line + "\n")
+		}
+	}
+}
+
+// Similar returns the ids and families that name may have been meant to be, the
+// likeliest first, at most three.
+func Similar(name string) []string {
+	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+	known := correlate.Families()
+	for _, v := range correlate.Verdicts() {
+		if !slices.Contains(known, v.String()) {
+			known = append(known, v.String())
+		}
+	}
+	type guess struct {
+		id   string
+		cost int
+	}
+	var guesses []guess
+	for _, id := range known {
+		cost := distance(name, id)
+		if len(name) >= 3 && strings.Contains(id, name) {
+			cost = min(cost, 1)
+		}
+		if cost <= 1+len(name)/4 {
+			guesses = append(guesses, guess{id, cost})
+		}
+	}
+	slices.SortStableFunc(guesses, func(a, b guess) int { return cmp.Compare(a.cost, b.cost) })
+	var ids []string
+	for _, g := range guesses[:min(3, len(guesses))] {
+		ids = append(ids, g.id)
+	}
+	return ids
+}
+
+// distance is the number of bytes to insert, delete or replace to make b of a.
+func distance(a, b string) int {
+	if len(a) > 64 { // no id is near
+		return len(a)
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,354 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"unicode"
+	"unicode/utf8"
+
+	"whyreset/capture"
+	"whyreset/correlate"
+)
+
+// Schema is the version of the JSON output. Fields may be added under it, not
+// changed or removed.
+const Schema = 1
+
+// JSON writes one JSON object per line. What is not known is absent.
+type JSON struct {
+	w   io.Writer
+	opt Options
+	buf bytes.Buffer
+}
+
+// NewJSON returns a writer of JSON lines.
+func NewJSON(w io.Writer, opt Options) *JSON { return &JSON{w: w, opt: opt} }
+
+type jsonFinding struct {
+	Type       string   `json:"type"`
+	Schema     int      `json:"schema"`
+	Time       string   `json:"time"`
+	Verdict    string   `json:"verdict"`
+	Family     string   `json:"family"`
+	Confidence string   `json:"confidence,omitempty"`
+	Candidates []string `json:"candidates,omitempty"`
+	Lost       bool     `json:"lost"`
+	Retry      string   `json:"retry,omitempty"`
+
+	Client     jsonEndpoint   `json:"client"`
+	Server     jsonEndpoint   `json:"server"`
+	Connection jsonConnection `json:"connection"`
+	Request    *jsonRequest   `json:"request,omitempty"`
+	Response   *jsonResponse  `json:"response,omitempty"`
+
+	IdleSeconds *float64       `json:"idle_seconds,omitempty"`
+	ClosedBy    string         `json:"closed_by,omitempty"`
+	Close       jsonClose      `json:"close"`
+	Timer       *jsonTimer     `json:"server_idle_timeout,omitempty"`
+	Modifiers   []string       `json:"modifiers,omitempty"`
+	Evidence    []jsonEvidence `json:"evidence,omitempty"`
+}
+
+type jsonEndpoint struct {
+	Address string `json:"address"`
+	Port    uint16 `json:"port"`
+}
+
+type jsonConnection struct {
+	ID           uint64   `json:"id"`
+	Start        string   `json:"start"`
+	StartSeen    bool     `json:"start_seen"`
+	Requests     int      `json:"requests"`
+	Responses    int      `json:"responses"`
+	Reused       *bool    `json:"reused,omitempty"`
+	Protocol     string   `json:"protocol,omitempty"`
+	TLS          *bool    `json:"tls,omitempty"`
+	HandshakeRTT *float64 `json:"handshake_rtt_seconds,omitempty"`
+	Vantage      string   `json:"vantage,omitempty"`
+}
+
+type jsonRequest struct {
+	Method   string `json:"method,omitempty"`
+	Target   string `json:"target,omitempty"`
+	Host     string `json:"host,omitempty"`
+	Number   int    `json:"number"`
+	Time     string `json:"time"`
+	Frame    uint64 `json:"frame,omitempty"`
+	Bytes    int64  `json:"bytes"`
+	Complete bool   `json:"complete"`
+}
+
+type jsonResponse struct {
+	Status   int    `json:"status,omitempty"`
+	Frame    uint64 `json:"frame,omitempty"`
+	Bytes    int64  `json:"bytes"`
+	Complete bool   `json:"complete"`
+}
+
+type jsonClose struct {
+	Kind  string `json:"kind"`
+	Frame uint64 `json:"frame,omitempty"`
+	Ack   *int64 `json:"ack,omitempty"`
+}
+
+type jsonTimer struct {
+	Seconds   *float64 `json:"seconds,omitempty"` // absent where there is only what it states
+	Spread    *float64 `json:"spread_seconds,omitempty"`
+	Closes    int      `json:"closes"`
+	Stated    *float64 `json:"stated_seconds,omitempty"`
+	LooksLike string   `json:"looks_like,omitempty"`
+}
+
+type jsonEvidence struct {
+	Frame uint64 `json:"frame,omitempty"`
+	File  string `json:"file,omitempty"`
+	Text  string `json:"text"`
+}
+
+type jsonSummary struct {
+	Type     string `json:"type"`
+	Schema   int    `json:"schema"`
+	Complete bool   `json:"complete"`
+	Reason   string `json:"reason,omitempty"`
+
+	Start    string  `json:"start,omitempty"`
+	End      string  `json:"end,omitempty"`
+	Duration float64 `json:"duration_seconds"`
+
+	Packets     uint64 `json:"packets"`
+	Bytes       uint64 `json:"bytes"`
+	Segments    uint64 `json:"segments"`
+	Filtered    uint64 `json:"filtered"`
+	Other       uint64 `json:"other"`
+	Missed      uint64 `json:"missed"`
+	Undecodable uint64 `json:"undecodable"`
+	FirstBad    string `json:"undecodable_first,omitempty"`
+	Fragments   uint64 `json:"fragments"`
+	Duplicates  uint64 `json:"duplicates"`
+	Late        uint64 `json:"late"`
+
+	Connections uint64   `json:"connections"`
+	Opaque      uint64   `json:"opaque"`
+	StillOpen   uint64   `json:"still_open"`
+	Evicted     uint64   `json:"evicted"`
+	Requests    uint64   `json:"requests"`
+	Waiting     uint64   `json:"waiting"`
+	LongestWait *float64 `json:"longest_wait_seconds,omitempty"`
+	Lost        uint64   `json:"lost"`
+	LostOn      uint64   `json:"lost_connections"`
+
+	Verdicts []jsonCount       `json:"verdicts"`
+	Timers   []jsonServerTimer `json:"idle_timers"`
+}
+
+type jsonCount struct {
+	Verdict     string        `json:"verdict"`
+	Family      string        `json:"family"`
+	Server      *jsonEndpoint `json:"server,omitempty"` // absent for all that are not counted one by one
+	Lost        uint64        `json:"lost"`
+	Connections uint64        `json:"connections"`
+	Proven      uint64        `json:"proven"`
+	Reason      string        `json:"reason,omitempty"`
+}
+
+type jsonServerTimer struct {
+	Server jsonEndpoint `json:"server"`
+	jsonTimer
+	ClientReuse   *float64   `json:"client_reuse_seconds,omitempty"`
+	ClientTimer   *jsonTimer `json:"client_idle_timeout,omitempty"`
+	ExpectedRaces float64    `json:"expected_races"`
+	SeenRaces     uint64     `json:"seen_races"`
+}
+
+// Finding writes f as an object of type "finding".
+func (j *JSON) Finding(f *correlate.Finding) error {
+	out := jsonFinding{
+		Type: "finding", Schema: Schema,
+		Time:       timestamp(f.Time),
+		Verdict:    f.Verdict.String(),
+		Family:     f.Verdict.Family(),
+		Confidence: f.Confidence.String(),
+		Lost:       f.Lost,
+		Retry:      f.Retry.String(),
+		Client:     endpoint(f.Connection.Client),
+		Server:     endpoint(f.Connection.Server),
+		Connection: connection(f),
+		ClosedBy:   f.ClosedBy.String(),
+		Close:      jsonClose{Kind: f.Close.Kind.String(), Frame: f.Close.Frame},
+		Modifiers:  f.Modifiers,
+	}
+	for _, v := range f.Candidates {
+		out.Candidates = append(out.Candidates, v.String())
+	}
+	if r := f.Request; r != nil {
+		out.Request = &jsonRequest{
+			Method: r.Method, Target: r.Target, Host: r.Host,
+			Number: r.Number, Time: timestamp(r.Time), Frame: r.Frame,
+			Bytes: r.Bytes, Complete: r.Complete,
+		}
+	}
+	if r := f.Response; r != nil {
+		out.Response = &jsonResponse{Status: r.Status, Frame: r.Frame, Bytes: r.Bytes, Complete: r.Complete}
+	}
+	if f.HasIdle {
+		out.IdleSeconds = new(f.Idle.Seconds())
+	}
+	if f.Close.HasAck {
+		out.Close.Ack = new(f.Close.Ack)
+	}
+	if f.Timer != nil {
+		out.Timer = new(timer(f.Timer))
+	}
+	for _, e := range f.Evidence {
+		item := jsonEvidence{Frame: e.Frame, Text: e.Text}
+		if e.Frame != 0 && len(j.opt.Files) > 1 && e.File < len(j.opt.Files) {
+			item.File = j.opt.Files[e.File]
+		}
+		out.Evidence = append(out.Evidence, item)
+	}
+	return j.write(out)
+}
+
+// Summary writes s as an object of type "summary".
+func (j *JSON) Summary(s *Summary) error {
+	k, c := &s.Tracker, &s.Capture
+	out := jsonSummary{
+		Type: "summary", Schema: Schema,
+		Reason:   s.Incomplete(),
+		Duration: s.Duration().Seconds(),
+		Packets:  c.Packets, Bytes: c.Bytes, Segments: c.Segments,
+		Filtered: c.Filtered, Other: c.Other, Missed: c.Missed,
+		Undecodable: c.Undecodable, FirstBad: c.FirstBad, Fragments: c.Fragments,
+		Duplicates: k.Duplicates, Late: k.Late,
+		Connections: k.Connections, Opaque: k.Opaque, StillOpen: k.StillOpen, Evicted: k.Evicted,
+		Requests: k.Requests, Waiting: k.Waiting, Lost: k.Lost, LostOn: k.LostOn,
+		Verdicts: []jsonCount{}, Timers: []jsonServerTimer{},
+	}
+	out.Complete = out.Reason == ""
+	if c.Packets > 0 {
+		out.Start, out.End = timestamp(c.First), timestamp(c.Last)
+	}
+	if k.Waiting > 0 {
+		out.LongestWait = new(k.LongestWait.Seconds())
+	}
+	for _, v := range k.Verdicts {
+		row := jsonCount{
+			Verdict: v.Verdict.String(), Family: v.Verdict.Family(),
+			Lost: v.Lost, Connections: v.Connections, Proven: v.Proven, Reason: v.Reason,
+		}
+		if v.Server != (capture.Endpoint{}) {
+			row.Server = new(endpoint(v.Server))
+		}
+		out.Verdicts = append(out.Verdicts, row)
+	}
+	for _, t := range k.Servers {
+		row := jsonServerTimer{
+			Server: endpoint(t.Server), jsonTimer: timer(&t.Timer),
+			ExpectedRaces: t.ExpectedRaces, SeenRaces: t.SeenRaces,
+		}
+		if t.ClientReuse > 0 {
+			row.ClientReuse = new(t.ClientReuse.Seconds())
+		}
+		if t.ClientTimer.Closes > 0 {
+			row.ClientTimer = &jsonTimer{
+				Seconds: new(t.ClientTimer.Timeout.Seconds()), Spread: new(t.ClientTimer.Spread.Seconds()), Closes: t.ClientTimer.Closes,
+			}
+		}
+		out.Timers = append(out.Timers, row)
+	}
+	return j.write(out)
+}
+
+func connection(f *correlate.Finding) jsonConnection {
+	c := &f.Connection
+	out := jsonConnection{
+		ID: c.ID, Start: timestamp(c.Start), StartSeen: c.StartSeen,
+		Requests: c.Requests, Responses: c.Responses,
+		Protocol: c.Protocol, Vantage: c.Vantage.String(),
+	}
+	// A first request may have had unseen ones before it if the connection's
+	// start was not captured.
+	if r := f.Request; r != nil && (r.Number > 1 || c.StartSeen) {
+		out.Reused = new(r.Number > 1)
+	}
+	if c.Protocol != "" {
+		out.TLS = new(c.Protocol == "tls")
+	}
+	if c.HasRTT {
+		out.HandshakeRTT = new(c.HandshakeRTT.Seconds())
+	}
+	return out
+}
+
+func endpoint(e capture.Endpoint) jsonEndpoint {
+	return jsonEndpoint{Address: e.AddrPort().Addr().String(), Port: e.Port}
+}
+
+func timer(t *correlate.Timer) jsonTimer {
+	out := jsonTimer{Closes: t.Closes, LooksLike: LooksLike(t)}
+	if t.Closes > 0 {
+		out.Seconds, out.Spread = new(t.Timeout.Seconds()), new(t.Spread.Seconds())
+	}
+	if t.Stated > 0 {
+		out.Stated = new(t.Stated.Seconds())
+	}
+	return out
+}
+
+// timestamp formats t as RFC 3339 with all nine digits, so that it sorts as text.
+func timestamp(t capture.Time) string {
+	return t.Std().Format("2006-01-02T15:04:05.000000000Z07:00")
+}
+
+// write writes v and a newline. Bytes that are not UTF-8 become U+FFFD, and what
+// encoding/json leaves as it is although it can drive or confuse a terminal (DEL,
+// C1 controls, changes of direction) is escaped: findings are also read with cat.
+func (j *JSON) write(v any) error {
+	j.buf.Reset()
+	enc := json.NewEncoder(&j.buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := j.w.Write(escapeJSON(j.buf.Bytes()))
+	return err
+}
+
+// escapeJSON replaces unprintable characters by \u escapes. They occur only
+// within strings, since all else in JSON is ASCII.
+func escapeJSON(line []byte) []byte {
+	const digits = "0123456789abcdef"
+	var out []byte // nil as long as line needs no change
+	for i := 0; i < len(line); {
+		if c := line[i]; c < 0x7f {
+			if out != nil {
+				out = append(out, c)
+			}
+			i++
+			continue
+		}
+		r, n := utf8.DecodeRune(line[i:])
+		bad := !unicode.IsPrint(r)
+		if bad && out == nil {
+			out = append(make([]byte, 0, len(line)+64), line[:i]...)
+		}
+		switch {
+		case bad:
+			units := []rune{r}
+			if r > 0xffff {
+				units = []rune{0xd800 + (r-0x10000)>>10, 0xdc00 + (r-0x10000)&0x3ff}
+			}
+			for _, u := range units {
+				out = append(out, '\\', 'u', digits[u>>12&15], digits[u>>8&15], digits[u>>4&15], digits[u&15])
+			}
+		case out != nil:
+			out = append(out, line[i:i+n]...)
+		}
+		i += n
+	}
+	if out == nil {
+		return line
+	}
+	return out
+}

@@ -1,0 +1,78 @@
+// Package report says what package correlate found: to people as text, to
+// programs as JSON lines.
+//
+// The words that explain a verdict are one table ([WordsOf]), from which the text
+// output and "whyreset explain" are both made. Nothing is decided here: a
+// verdict, its confidence and its evidence come from package correlate.
+package report
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"whyreset/capture"
+	"whyreset/correlate"
+)
+
+// A Writer is one form of output. Findings come first, one summary last.
+type Writer interface {
+	Finding(f *correlate.Finding) error
+	Summary(s *Summary) error
+}
+
+// Options say how findings are written.
+type Options struct {
+	// Files names what Evidence.File and Connection.Files index. Frame numbers
+	// are given with the name of their file where there are several.
+	Files []string
+	// StreamIDs allows Connection.ID to be called tcp.stream. It is the same
+	// number as Wireshark's if a single file was read and nothing was left out.
+	StreamIDs bool
+	// Color marks up text for a terminal.
+	Color bool
+	// Location is the time zone of text output; nil means UTC. JSON is always UTC.
+	Location *time.Location
+}
+
+// A Summary is everything that is said once, at the end.
+type Summary struct {
+	Tracker correlate.Summary
+	Capture capture.Stats
+	// Stopped says why the capture was not read to its end; "" if it was.
+	Stopped string
+	// RTT holds the longest round-trip time to each server, as far as it is known:
+	// a client must stop using a connection that much before the server does.
+	RTT map[capture.Endpoint]time.Duration
+}
+
+// Incomplete returns why the summary does not cover all that happened, or "".
+func (s *Summary) Incomplete() string {
+	var why []string
+	if s.Stopped != "" {
+		why = append(why, s.Stopped)
+	}
+	if n := s.Capture.Missed; n > 0 {
+		why = append(why, fmt.Sprintf("%s missed while capturing", plural(n, "packet was", "packets were")))
+	}
+	if n := s.Tracker.Evicted; n > 0 {
+		why = append(why, fmt.Sprintf("%s given up to keep memory bounded", plural(n, "connection was", "connections were")))
+	}
+	return strings.Join(why, "; ")
+}
+
+// Duration returns the time that the capture spans.
+func (s *Summary) Duration() time.Duration {
+	if s.Capture.Packets == 0 || s.Capture.Last < s.Capture.First {
+		return 0
+	}
+	return s.Capture.Last.Sub(s.Capture.First)
+}
+
+// ShownByDefault reports whether f is shown without --all: lost requests, and
+// what is noteworthy though nothing was lost, such as a response that a reset may
+// have destroyed.
+func ShownByDefault(f *correlate.Finding) bool {
+	family := f.Verdict.Family()
+	return f.Lost || family != "clean" && family != "unknown"
+}

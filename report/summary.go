@@ -1,0 +1,280 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"whyreset/capture"
+	"whyreset/correlate"
+)
+
+// Summary writes what was lost, where, whose doing it was and what to change, in
+// this order, and then what the capture lacks.
+func (t *Text) Summary(s *Summary) error {
+	var b strings.Builder
+	if t.some {
+		b.WriteByte('\n')
+	}
+	b.WriteString(t.paint(bold, headline(s)) + "\n")
+	lost, judged, clean := split(s.Tracker.Verdicts)
+	t.block(&b, verdictTable(lost))
+	t.block(&b, blameTable(lost))
+	t.block(&b, timerTable(s))
+
+	var notes []string
+	if n, list := tally(clean); n > 0 {
+		notes = append(notes, plural(n, "connection", "connections")+" ended with nothing lost (--all shows them): "+list)
+	}
+	if n, list := tally(judged); n > 0 {
+		notes = append(notes, "without a verdict, nothing known to be lost (--all shows them): "+list)
+	}
+	notes = append(notes, remarks(s, t.opt.Location)...)
+	t.block(&b, indent(notes))
+	if why := s.Incomplete(); why != "" {
+		t.block(&b, indent([]string{t.paint(yellow, "not complete: ") + printable(why)}))
+	}
+	_, err := io.WriteString(t.w, b.String())
+	return err
+}
+
+// block writes lines with an empty line before them, and nothing if there are none.
+func (t *Text) block(b *strings.Builder, lines []string) {
+	if len(lines) > 0 {
+		b.WriteString("\n" + strings.Join(lines, "\n") + "\n")
+	}
+}
+
+func indent(lines []string) []string {
+	for i := range lines {
+		lines[i] = "  " + lines[i]
+	}
+	return lines
+}
+
+// headline answers whether anything was lost.
+func headline(s *Summary) string {
+	k := &s.Tracker
+	missed := "none missed"
+	if s.Capture.Missed > 0 {
+		missed = group(s.Capture.Missed) + " missed"
+	}
+	seen := fmt.Sprintf("(%s of traffic, %s, %s)", span(s.Duration()), plural(s.Capture.Packets, "packet", "packets"), missed)
+	connections := plural(k.Connections, "connection", "connections")
+	switch {
+	case k.Lost > 0:
+		were := "were"
+		if k.Lost == 1 {
+			were = "was"
+		}
+		return fmt.Sprintf("%s of %s %s lost on %s of %s %s",
+			group(k.Lost), plural(k.Requests, "request", "requests"), were, group(k.LostOn), connections, seen)
+	case k.Requests > 0:
+		all := "all " + group(k.Requests) + " requests"
+		if k.Requests == 1 {
+			all = "the one request"
+		}
+		if k.Waiting > 0 {
+			all = fmt.Sprintf("%s of %s", group(k.Requests-min(k.Waiting, k.Requests)), plural(k.Requests, "request", "requests"))
+		}
+		return fmt.Sprintf("nothing lost: %s on %s %s answered %s", all, connections, haveBeen(k), seen)
+	case k.Connections > 0:
+		return fmt.Sprintf("nothing to judge: no HTTP/1 request on %s %s", connections, seen)
+	case s.Capture.Filtered > 0:
+		return fmt.Sprintf("nothing to judge: no TCP segment passed the filter %s", seen)
+	}
+	return fmt.Sprintf("nothing to judge: no TCP in this capture %s", seen)
+}
+
+// haveBeen agrees with the number of requests that were answered.
+func haveBeen(k *correlate.Summary) string {
+	if k.Requests-min(k.Waiting, k.Requests) == 1 {
+		return "was"
+	}
+	return "were"
+}
+
+// split divides counts into those with lost requests or worth a look, those
+// without a verdict, and those with which nothing is wrong.
+func split(counts []correlate.VerdictCount) (lost, judged, clean []correlate.VerdictCount) {
+	for _, c := range counts {
+		switch {
+		case c.Lost > 0 || c.Verdict.Family() != "clean" && c.Verdict.Family() != "unknown":
+			lost = append(lost, c)
+		case c.Verdict.Family() == "unknown":
+			judged = append(judged, c)
+		default:
+			clean = append(clean, c)
+		}
+	}
+	return lost, judged, clean
+}
+
+// tally adds up the connections per verdict, whatever their servers, most first.
+func tally(counts []correlate.VerdictCount) (total uint64, list string) {
+	byVerdict := map[correlate.Verdict]uint64{}
+	for _, c := range counts {
+		byVerdict[c.Verdict] += c.Connections
+		total += c.Connections
+	}
+	verdicts := make([]correlate.Verdict, 0, len(byVerdict))
+	for v := range byVerdict {
+		verdicts = append(verdicts, v)
+	}
+	slices.SortFunc(verdicts, func(a, b correlate.Verdict) int {
+		return cmp.Or(cmp.Compare(byVerdict[b], byVerdict[a]), cmp.Compare(a, b))
+	})
+	var parts []string
+	for _, v := range verdicts {
+		parts = append(parts, group(byVerdict[v])+" "+v.String())
+	}
+	return total, strings.Join(parts, ", ")
+}
+
+// Beyond these numbers of rows a table says how many more there are; JSON has all.
+const (
+	maxVerdictRows = 30
+	maxTimerRows   = 10
+)
+
+// verdictTable says where requests were lost.
+func verdictTable(counts []correlate.VerdictCount) []string {
+	if len(counts) == 0 {
+		return nil
+	}
+	t := table{right: []bool{false, true, true, true}}
+	t.add("verdict", "lost", "connections", "proven", "server")
+	for _, c := range counts[:min(maxVerdictRows, len(counts))] {
+		proven := group(c.Proven)
+		if c.Verdict.Family() == "unknown" {
+			proven = "–"
+		}
+		server := serverName(c.Server)
+		if c.Reason != "" {
+			server += "   (" + printable(c.Reason) + ")"
+		}
+		t.add(c.Verdict.String(), group(c.Lost), group(c.Connections), proven, server)
+	}
+	return append(t.lines(), more(len(counts)-maxVerdictRows)...)
+}
+
+// serverName returns the address of a server, or what stands for those beyond the
+// bound of servers that are counted one by one.
+func serverName(e capture.Endpoint) string {
+	if e == (capture.Endpoint{}) {
+		return "other servers"
+	}
+	return e.String()
+}
+
+func more(n int) []string {
+	if n <= 0 {
+		return nil
+	}
+	return []string{"  … and " + plural(uint64(n), "more row", "more rows") + " (-o json has them all)"}
+}
+
+// blameTable says whose doing each verdict is.
+func blameTable(counts []correlate.VerdictCount) []string {
+	var verdicts []correlate.Verdict
+	width := 0
+	for _, c := range counts {
+		if c.Verdict.Family() != "unknown" && !slices.Contains(verdicts, c.Verdict) {
+			verdicts = append(verdicts, c.Verdict)
+			width = max(width, len(c.Verdict.String()))
+		}
+	}
+	if len(verdicts) == 0 {
+		return nil
+	}
+	name := func(s string) string { return "  " + s + strings.Repeat(" ", width-len(s)) }
+	width = max(width, len("verdict"))
+	var b strings.Builder
+	entry(&b, name("verdict"), "points at (more: whyreset explain VERDICT)", summaryWidth)
+	for _, v := range verdicts {
+		entry(&b, name(v.String()), WordsOf(v).Blame, summaryWidth)
+	}
+	return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+}
+
+// summaryWidth is that of the paragraphs in the summary.
+const summaryWidth = 110
+
+// timerTable says what the servers' idle timers are and what to do about them,
+// those with races first.
+func timerTable(sum *Summary) []string {
+	if len(sum.Tracker.Servers) == 0 {
+		return nil
+	}
+	servers := slices.Clone(sum.Tracker.Servers)
+	slices.SortStableFunc(servers, func(a, b correlate.ServerTimer) int {
+		return cmp.Or(cmp.Compare(b.SeenRaces, a.SeenRaces), cmp.Compare(b.ExpectedRaces, a.ExpectedRaces))
+	})
+	var t table
+	t.add("idle timers", "server closes after", "clients reuse up to", "races expected / seen")
+	for _, s := range servers[:min(maxTimerRows, len(servers))] {
+		after := timeout(s.Timer.Timeout) + " ± " + spread(s.Timer.Spread) + " (" + group(uint64(s.Timer.Closes)) + ")"
+		if s.Timer.Closes == 0 {
+			after = setting(s.Timer.Stated) + ", it says"
+		}
+		reuse := "–"
+		if s.ClientReuse > 0 {
+			reuse = timeout(s.ClientReuse)
+		}
+		if s.ClientTimer.Closes > 0 {
+			reuse += ", close after " + timeout(s.ClientTimer.Timeout)
+		}
+		races := strconv.FormatFloat(s.ExpectedRaces, 'f', 1, 64) + " / " + group(s.SeenRaces)
+		var advice []string
+		if idle := ClientIdle(&s.Timer, sum.RTT[s.Server]); idle > 0 && (s.SeenRaces > 0 || s.ExpectedRaces >= 0.1) {
+			advice = append(advice, "→ keep client idle below "+setting(idle))
+		}
+		if like := LooksLike(&s.Timer); like != "" {
+			advice = append(advice, "looks like "+like)
+		}
+		t.add(s.Server.String(), after, reuse, races, strings.Join(advice, "; "))
+	}
+	return append(t.lines(), more(len(servers)-maxTimerRows)...)
+}
+
+// remarks say what else the reader must know to judge the numbers.
+func remarks(s *Summary, loc *time.Location) []string {
+	var notes []string
+	k, c := &s.Tracker, &s.Capture
+	if k.StillOpen > 0 {
+		note := plural(k.StillOpen, "connection was", "connections were") + " still open at the end"
+		if k.Waiting > 0 {
+			note += "; " + plural(k.Waiting, "request was", "requests were") + " waiting for an answer, up to " + seconds(k.LongestWait)
+		}
+		notes = append(notes, note)
+	}
+	if k.Opaque > 0 {
+		notes = append(notes, plural(k.Opaque, "connection", "connections")+" carried something other than HTTP/1 (TLS, HTTP/2, …)")
+	}
+	if c.Undecodable > 0 {
+		notes = append(notes, plural(c.Undecodable, "packet", "packets")+" could not be decoded: "+printable(c.FirstBad))
+	}
+	if c.Fragments > 0 {
+		notes = append(notes, plural(c.Fragments, "IP fragment was", "IP fragments were")+" not looked into")
+	}
+	if k.Duplicates > 0 {
+		notes = append(notes, plural(k.Duplicates, "segment was", "segments were")+" seen twice and counted once")
+	}
+	if c.Filtered > 0 {
+		notes = append(notes, plural(c.Filtered, "TCP segment", "TCP segments")+" left out by the filter")
+	}
+	if c.Packets > 0 && c.First != 0 {
+		first, last := c.First.Std().In(loc), c.Last.Std().In(loc)
+		const day = "2006-01-02"
+		note := "captured " + first.Format(day+" 15:04:05") + " to "
+		if first.Format(day) != last.Format(day) {
+			note += last.Format(day + " ")
+		}
+		notes = append(notes, note+last.Format("15:04:05 MST"))
+	}
+	return notes
+}

@@ -1,0 +1,213 @@
+package report
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"whyreset/capture"
+	"whyreset/correlate"
+)
+
+func fullSummary() *Summary {
+	server := addr("10.0.9.2:8080")
+	return &Summary{
+		Tracker: correlate.Summary{
+			Connections: 912, Opaque: 3, StillOpen: 2, Waiting: 1, LongestWait: 2500 * time.Millisecond,
+			Requests: 5224, Lost: 14, LostOn: 14, Duplicates: 5,
+			Verdicts: []correlate.VerdictCount{
+				{Verdict: correlate.IdleRace, Server: server, Lost: 11, Connections: 11, Proven: 11},
+				{Verdict: correlate.AbortMidResponse, Server: addr("10.0.9.4:8080"), Lost: 2, Connections: 2, Proven: 2},
+				{Verdict: correlate.CaptureIncomplete, Server: server, Lost: 1, Connections: 1, Reason: "capture starts mid-connection"},
+				{Verdict: correlate.Unknown, Server: server, Connections: 4},
+				{Verdict: correlate.CleanClose, Server: server, Connections: 1860},
+				{Verdict: correlate.CleanClose, Server: addr("10.0.9.4:8080"), Connections: 1},
+				{Verdict: correlate.UnusedConnection, Server: server, Connections: 8},
+			},
+			Servers: []correlate.ServerTimer{{
+				Server:        server,
+				Timer:         correlate.Timer{Timeout: 6 * time.Second, Spread: 4 * time.Millisecond, Closes: 38},
+				ClientReuse:   7100 * time.Millisecond,
+				ExpectedRaces: 10.2, SeenRaces: 11,
+			}},
+		},
+		Capture: capture.Stats{
+			Packets: 41203, Bytes: 9000000, Segments: 41100, Fragments: 2, Undecodable: 1, FirstBad: "frame 7: cut\x1b short",
+			First: at(14, 0, 0, 0), Last: at(14, 8, 12, 0),
+		},
+	}
+}
+
+func summaryText(t *testing.T, s *Summary) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := NewText(&b, Options{}).Summary(s); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestTextSummary(t *testing.T) {
+	compare(t, summaryText(t, fullSummary()), `14 of 5,224 requests were lost on 14 of 912 connections (8 m 12 s of traffic, 41,203 packets, none missed)
+
+  verdict             lost  connections  proven  server
+  idle-race             11           11      11  10.0.9.2:8080
+  abort-mid-response     2            2       2  10.0.9.4:8080
+  capture-incomplete     1            1       –  10.0.9.2:8080   (capture starts mid-connection)
+
+  verdict             points at (more: whyreset explain VERDICT)
+  idle-race           the settings: the server's idle timeout is not longer than the time for which the client
+                      keeps and reuses a connection; neither program misbehaved
+  abort-mid-response  the server's side: the program, the proxy in front of it, or whoever stopped it; its log
+                      at that moment should say
+
+  idle timers    server closes after  clients reuse up to  races expected / seen
+  10.0.9.2:8080  6.00 s ± 4 ms (38)   7.10 s               10.2 / 11              → keep client idle below 5 s; looks like Node's 5 s keepAliveTimeout + 1 s
+
+  1,869 connections ended with nothing lost (--all shows them): 1,861 clean-close, 8 unused-connection
+  without a verdict, nothing known to be lost (--all shows them): 4 unknown
+  2 connections were still open at the end; 1 request was waiting for an answer, up to 2.500 s
+  3 connections carried something other than HTTP/1 (TLS, HTTP/2, …)
+  1 packet could not be decoded: frame 7: cut\x1b short
+  2 IP fragments were not looked into
+  5 segments were seen twice and counted once
+  captured 2026-11-22 14:00:00 to 14:08:12 UTC
+`)
+}
+
+func TestTextSummaryHeadlines(t *testing.T) {
+	stats := capture.Stats{Packets: 1000, First: at(1, 0, 0, 0), Last: at(1, 0, 20, 0)}
+	for _, tt := range []struct {
+		tracker correlate.Summary
+		want    string
+	}{
+		{correlate.Summary{Connections: 1, Requests: 100}, "nothing lost: all 100 requests on 1 connection were answered (20.00 s of traffic, 1,000 packets, none missed)"},
+		{correlate.Summary{Connections: 1, Requests: 1}, "nothing lost: the one request on 1 connection was answered ("},
+		{correlate.Summary{Connections: 9, Requests: 5, Waiting: 1}, "nothing lost: 4 of 5 requests on 9 connections were answered ("},
+		{correlate.Summary{Connections: 9, Requests: 1, Lost: 1, LostOn: 1}, "1 of 1 request was lost on 1 of 9 connections ("},
+		{correlate.Summary{Connections: 9, Opaque: 9}, "nothing to judge: no HTTP/1 request on 9 connections ("},
+		{correlate.Summary{}, "nothing to judge: no TCP in this capture ("},
+	} {
+		if got := summaryText(t, &Summary{Tracker: tt.tracker, Capture: stats}); !strings.HasPrefix(got, tt.want) {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
+func TestSummaryIncomplete(t *testing.T) {
+	s := &Summary{
+		Tracker: correlate.Summary{Evicted: 1},
+		Capture: capture.Stats{Packets: 10, Missed: 1234},
+		Stopped: "read capture a.pcap: packet 11: the file is cut off",
+	}
+	const want = "read capture a.pcap: packet 11: the file is cut off; 1,234 packets were missed while capturing; 1 connection was given up to keep memory bounded"
+	if got := s.Incomplete(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := summaryText(t, s); !strings.Contains(got, "not complete: "+want) || !strings.Contains(got, "1,234 missed") {
+		t.Errorf("got:\n%s", got)
+	}
+	var b bytes.Buffer
+	if err := NewJSON(&b, Options{}).Summary(s); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); !strings.Contains(got, `"complete":false,"reason":"`+want+`"`) {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestJSONSummary(t *testing.T) {
+	var b bytes.Buffer
+	if err := NewJSON(&b, Options{}).Summary(fullSummary()); err != nil {
+		t.Fatal(err)
+	}
+	got := b.String()
+	for _, want := range []string{
+		`{"type":"summary","schema":1,"complete":true,"start":"2026-11-22T14:00:00.000000000Z","end":"2026-11-22T14:08:12.000000000Z","duration_seconds":492,"packets":41203,"bytes":9000000,`,
+		`"missed":0,"undecodable":1,"undecodable_first":"frame 7: cut\u001b short","fragments":2,"duplicates":5,`,
+		`"connections":912,`, `"requests":5224,"waiting":1,"longest_wait_seconds":2.5,"lost":14,"lost_connections":14,`,
+		`{"verdict":"idle-race","family":"idle-race","server":{"address":"10.0.9.2","port":8080},"lost":11,"connections":11,"proven":11}`,
+		`"idle_timers":[{"server":{"address":"10.0.9.2","port":8080},"seconds":6,"spread_seconds":0.004,"closes":38,"looks_like":"Node's 5 s keepAliveTimeout + 1 s","client_reuse_seconds":7.1,"expected_races":10.2,"seen_races":11}]`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is missing in %s", want, got)
+		}
+	}
+}
+
+func TestLooksLike(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		timeout, stated time.Duration
+		closes          int
+		want            string
+	}{
+		{6010 * ms, 0, 3, "Node's 5 s keepAliveTimeout + 1 s"},
+		{6010 * ms, 0, 2, ""},
+		{2010 * ms, 1000 * ms, 5, "Node's 1 s keepAliveTimeout + 1 s"},
+		{5005 * ms, 5000 * ms, 5, "what its Keep-Alive header says, timeout=5 s"},
+		{75002 * ms, 5000 * ms, 5, ""},
+		{75902 * ms, 0, 5, "nginx's keepalive_timeout of 75 s"},
+		{2990 * ms, 0, 5, "gunicorn's keepalive of 2 s"},
+		{300 * ms, 0, 50, ""},
+		{7777 * ms, 0, 50, ""},
+	} {
+		if got := LooksLike(&correlate.Timer{Timeout: tt.timeout, Stated: tt.stated, Closes: tt.closes}); got != tt.want {
+			t.Errorf("%v stated %v: got %q, want %q", tt.timeout, tt.stated, got, tt.want)
+		}
+	}
+	if LooksLike(nil) != "" {
+		t.Error("no timer looks like something")
+	}
+}
+
+func TestClientIdle(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tt := range []struct{ timeout, spread, rtt, stated, want time.Duration }{
+		{6000 * ms, 4 * ms, 0, 0, 5000 * ms},
+		{6000 * ms, 4 * ms, 0, 5000 * ms, 5000 * ms},
+		{5001 * ms, 4 * ms, 0, 5000 * ms, 4000 * ms},
+		{300 * ms, ms, 0, 0, 250 * ms},
+		{300 * ms, ms, 100 * ms, 0, 150 * ms},
+		{75 * time.Second, 0, 0, 0, 60 * time.Second},
+		{60 * time.Second, 0, 0, 0, 50 * time.Second},
+		{2 * time.Second, 0, 0, 0, 1500 * ms},
+		{10 * ms, 20 * ms, 0, 0, 0},
+		{100 * ms, 0, 200 * ms, 0, 0},
+	} {
+		got := ClientIdle(&correlate.Timer{Closes: 5, Timeout: tt.timeout, Spread: tt.spread, Stated: tt.stated}, tt.rtt)
+		if got != tt.want {
+			t.Errorf("%v ± %v, stated %v, round trip %v: got %v, want %v", tt.timeout, tt.spread, tt.stated, tt.rtt, got, tt.want)
+		}
+		if got != 0 && got+tt.rtt >= tt.timeout {
+			t.Errorf("advice %v does not end the races of a timer of %v", got, tt.timeout)
+		}
+	}
+}
+
+func TestDurations(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0 s", 412 * time.Microsecond: "412 µs", 299_812 * time.Microsecond: "299.8 ms",
+		5998 * time.Millisecond: "5.998 s", 75 * time.Second: "75.00 s", 350 * time.Second: "350.0 s", -time.Second: "-1.000 s",
+	} {
+		if got := seconds(d); got != want {
+			t.Errorf("seconds(%v) = %q, want %q", d, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		492 * time.Second: "8 m 12 s", 3700 * time.Second: "1 h 1 m", 100 * time.Hour: "4 d 4 h", 20 * time.Second: "20.00 s",
+	} {
+		if got := span(d); got != want {
+			t.Errorf("span(%v) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestGroup(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1,000", 41203: "41,203", 1234567: "1,234,567"} {
+		if got := group(n); got != want {
+			t.Errorf("group(%d) = %q, want %q", n, got, want)
+		}
+	}
+}

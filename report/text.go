@@ -1,0 +1,393 @@
+package report
+
+import (
+	"cmp"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"whyreset/correlate"
+)
+
+// Text writes findings for people: one line to scan, and below it the lines that
+// convince.
+type Text struct {
+	w    io.Writer
+	opt  Options
+	day  string // of the last finding
+	some bool   // a finding was written
+}
+
+// NewText returns a writer of text.
+func NewText(w io.Writer, opt Options) *Text {
+	if opt.Location == nil {
+		opt.Location = time.UTC
+	}
+	return &Text{w: w, opt: opt}
+}
+
+// Finding writes f.
+func (t *Text) Finding(f *correlate.Finding) error {
+	var b strings.Builder
+	words := WordsOf(f.Verdict)
+	if t.some {
+		b.WriteByte('\n')
+	}
+	t.some = true
+	at := f.Time.Std().In(t.opt.Location)
+	// The scan line has no date, so that a change of it is said once.
+	if day := at.Format("2006-01-02 MST"); day != t.day {
+		if t.day != "" {
+			b.WriteString(t.paint(dim, day) + "\n\n")
+		}
+		t.day = day
+	}
+	b.WriteString(at.Format("15:04:05.000000") + "  " +
+		f.Connection.Client.String() + " → " + f.Connection.Server.String() + "  " +
+		t.paint(familyColor(f), f.Verdict.String()))
+	if c := f.Confidence.String(); c != "" {
+		b.WriteString("  " + c)
+	}
+	b.WriteByte('\n')
+
+	b.WriteString("  " + what(f, words) + "\n")
+	if line := idleLine(f); line != "" {
+		b.WriteString("  " + line + "\n")
+	}
+	if line := responseLine(f); line != "" {
+		b.WriteString("  " + line + "\n")
+	}
+	if notes := notes(f); len(notes) > 0 {
+		t.label(&b, "noted", printable(strings.Join(notes, "; ")))
+	}
+	// Only what is proven is called a proof.
+	name := "seen"
+	if f.Confidence == correlate.Proven {
+		name = "proof"
+	}
+	t.label(&b, name, t.proof(f)...)
+	if f.Confidence == correlate.Weak && words.Doubt != "" {
+		t.label(&b, "doubt", words.Doubt)
+	}
+	if len(f.Candidates) > 0 {
+		var fits []string
+		for _, v := range f.Candidates {
+			fits = append(fits, v.String()+": "+WordsOf(v).Title)
+		}
+		t.label(&b, "fits", fits...)
+	}
+	if f.Lost || f.Verdict.Family() != "clean" {
+		if f.Verdict.Family() != "unknown" {
+			t.label(&b, "client saw", words.Saw)
+		}
+		if line := retryLine(f); line != "" {
+			t.label(&b, "retry", line)
+		}
+		t.label(&b, "fix", Fix(f))
+	}
+	t.label(&b, "wireshark", t.wireshark(f)...)
+	_, err := io.WriteString(t.w, b.String())
+	return err
+}
+
+// label writes "  name   first line" and further lines below the first.
+func (t *Text) label(b *strings.Builder, name string, lines ...string) {
+	width := max(len("proof"), len(name))
+	for i, line := range lines {
+		if i == 0 {
+			b.WriteString("  " + t.paint(dim, name) + strings.Repeat(" ", width-len(name)+2))
+		} else {
+			b.WriteString(strings.Repeat(" ", width+4))
+		}
+		b.WriteString(line + "\n")
+	}
+}
+
+// what says which request the finding is about and what became of it.
+func what(f *correlate.Finding, words Words) string {
+	r := f.Request
+	if r == nil {
+		return "no request: " + words.Title
+	}
+	name := "request " + strconv.Itoa(r.Number) + " on this connection"
+	if !f.Connection.StartSeen {
+		name = "request " + strconv.Itoa(r.Number) + " seen on this connection"
+	}
+	if r.Method != "" {
+		name = requestName(r, f.Connection.Server.AddrPort()) + ", " + name
+	}
+	switch {
+	case f.Lost:
+		return name + ", lost: " + words.Title
+	case f.Verdict.Family() == "clean" || f.Verdict.Family() == "unknown":
+		name += ", the last"
+	}
+	if f.Response != nil && f.Response.Status != 0 {
+		name += ", answered " + strconv.Itoa(f.Response.Status)
+	}
+	return name + ": " + words.Title
+}
+
+// requestName returns "GET /path", with the host if it is more than the address
+// of the server.
+func requestName(r *correlate.Request, server netip.AddrPort) string {
+	name := escape(shorten(r.Method, 32))
+	if r.Target != "" {
+		name += " " + escape(shorten(r.Target, 120))
+	}
+	if r.Host != "" && r.Host != server.String() && r.Host != server.Addr().String() {
+		name += " (" + escape(shorten(r.Host, 80)) + ")"
+	}
+	return name
+}
+
+// notes says what the modifiers mean, except those that the number of the
+// request implies.
+func notes(f *correlate.Finding) []string {
+	var notes []string
+	for _, m := range f.Modifiers {
+		switch meaning, known := modifierWords[m]; {
+		case f.Request != nil && (m == "reused" || m == "first-use"):
+		case known:
+			notes = append(notes, meaning)
+		default:
+			notes = append(notes, m)
+		}
+	}
+	return notes
+}
+
+// idleLine says how long the connection had been idle, and what is known of the
+// server's timer where that bears on the verdict.
+func idleLine(f *correlate.Finding) string {
+	var parts []string
+	if f.HasIdle {
+		parts = append(parts, "idle "+seconds(f.Idle))
+	}
+	switch f.Verdict.Family() {
+	case "idle-race", "stale-reuse", "server-abort", "unknown":
+		if f.Timer != nil {
+			line := "this server closes idle connections after " + timerText(f.Timer)
+			if f.Timer.Closes == 0 {
+				line = "this server says that it closes idle connections after " + setting(f.Timer.Stated)
+			}
+			if like := LooksLike(f.Timer); like != "" {
+				line += ", looks like " + like
+			}
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// timerText returns "6.00 s ± 4 ms (38 closes)".
+func timerText(t *correlate.Timer) string {
+	return timeout(t.Timeout) + " ± " + spread(t.Spread) + " (" + plural(uint64(t.Closes), "close", "closes") + ")"
+}
+
+// spread formats a deviation: two digits would be more than it is worth.
+func spread(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return strconv.FormatInt(int64(d.Round(time.Microsecond)/time.Microsecond), 10) + " µs"
+	case d < time.Second:
+		return strconv.FormatInt(int64(d.Round(time.Millisecond)/time.Millisecond), 10) + " ms"
+	}
+	return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + " s"
+}
+
+// responseLine says how much of a response there was to a lost request.
+func responseLine(f *correlate.Finding) string {
+	r := f.Response
+	if !f.Lost || r == nil {
+		return ""
+	}
+	line := "response"
+	if r.Status != 0 {
+		line += " " + strconv.Itoa(r.Status)
+	}
+	if r.Frame != 0 {
+		line += " from frame " + strconv.FormatUint(r.Frame, 10)
+	}
+	line += ", " + plural(uint64(max(0, r.Bytes)), "byte", "bytes")
+	if !r.Complete {
+		line += ", not complete"
+	}
+	return line
+}
+
+// proof returns the evidence, and what the place of the capture explains about
+// the order of the packets.
+func (t *Text) proof(f *correlate.Finding) []string {
+	var lines []string
+	for _, e := range f.Evidence {
+		line := printable(e.Text)
+		frame := "frame " + strconv.FormatUint(e.Frame, 10)
+		if e.Frame != 0 && !strings.Contains(line, frame) {
+			line += " (" + frame + ")"
+		}
+		if e.Frame != 0 && len(t.opt.Files) > 1 {
+			line += " [" + t.file(e.File) + "]"
+		}
+		lines = append(lines, line)
+	}
+	switch f.Verdict {
+	case correlate.IdleRace, correlate.IdleRaceRST, correlate.IdleRaceLingering:
+		switch f.Connection.Vantage {
+		case correlate.AtClient:
+			lines = append(lines, "captured at the client: the request is seen before the close that it crossed")
+		case correlate.AtServer:
+			lines = append(lines, "captured at the server: the close is seen before the request that it crossed")
+		}
+	}
+	return lines
+}
+
+// retryLine says whether the lost request may be sent again.
+func retryLine(f *correlate.Finding) string {
+	var method string
+	if f.Request != nil {
+		method = f.Request.Method
+	}
+	switch f.Retry {
+	case correlate.RetrySafe:
+		return "safe for any method"
+	case correlate.RetryLikelySafe:
+		return "likely safe: in all likelihood the server has not acted on it"
+	case correlate.RetryAmbiguous:
+		line := "ambiguous: the server may have acted on it; repeat idempotent methods only"
+		if isIdempotent(method) {
+			line += ", such as this " + method
+		} else if method != "" {
+			line += ", which " + escape(shorten(method, 32)) + " is not"
+		}
+		return line
+	case correlate.RetryUnsafe:
+		line := "not safe: the server has acted on it, at least in part"
+		if isSafe(method) {
+			line += "; a " + method + " may be fetched again"
+		}
+		return line
+	}
+	return ""
+}
+
+// isSafe reports whether RFC 9110, section 9.2.1, calls the method safe.
+func isSafe(method string) bool {
+	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE"}, method)
+}
+
+// isIdempotent reports whether RFC 9110, section 9.2.2, calls the method idempotent.
+func isIdempotent(method string) bool {
+	return isSafe(method) || method == "PUT" || method == "DELETE"
+}
+
+// Fix returns what to change, with the idle time that suits this server's timer.
+func Fix(f *correlate.Finding) string {
+	idle := "the server's idle timeout"
+	switch {
+	case f.Verdict.Family() != "idle-race" && f.Verdict.Family() != "stale-reuse":
+	case f.Timer != nil:
+		// Without a handshake the round-trip time is 0, as it may be.
+		if d := ClientIdle(f.Timer, f.Connection.HandshakeRTT); d > 0 {
+			idle = setting(d)
+		}
+	}
+	return strings.ReplaceAll(WordsOf(f.Verdict).Fix, "{idle}", idle)
+}
+
+// wireshark returns display filters that show the packets of the finding.
+func (t *Text) wireshark(f *correlate.Finding) []string {
+	frames := map[int][]uint64{}
+	only := -1 // the file, if all of the connection is in one
+	if len(t.opt.Files) <= 1 {
+		only = 0
+	} else if len(f.Connection.Files) == 1 {
+		only = f.Connection.Files[0]
+	}
+	for _, e := range f.Evidence {
+		if e.Frame != 0 {
+			frames[e.File] = append(frames[e.File], e.Frame)
+		}
+	}
+	// These say no file, but in a capture of one there is only one.
+	if only >= 0 {
+		if f.Request != nil && f.Request.Frame != 0 {
+			frames[only] = append(frames[only], f.Request.Frame)
+		}
+		if f.Close.Frame != 0 {
+			frames[only] = append(frames[only], f.Close.Frame)
+		}
+	}
+	files := make([]int, 0, len(frames))
+	for file := range frames {
+		files = append(files, file)
+	}
+	slices.SortFunc(files, cmp.Compare)
+	var lines []string
+	for _, file := range files {
+		list := frames[file]
+		slices.Sort(list)
+		list = slices.Compact(list)
+		var b strings.Builder
+		if t.opt.StreamIDs {
+			b.WriteString("tcp.stream eq " + strconv.FormatUint(f.Connection.ID, 10) + " && ")
+		}
+		b.WriteString("frame.number in {")
+		for i, frame := range list {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString(strconv.FormatUint(frame, 10))
+		}
+		b.WriteString("}")
+		if len(t.opt.Files) > 1 {
+			b.WriteString("  in " + t.file(file))
+		}
+		lines = append(lines, b.String())
+	}
+	return lines
+}
+
+// file names a file of the capture.
+func (t *Text) file(i int) string {
+	if i < 0 || i >= len(t.opt.Files) {
+		return "file " + strconv.Itoa(i)
+	}
+	return printable(t.opt.Files[i])
+}
+
+// The terminal's colours, as SGR parameters.
+const (
+	bold   = "1"
+	dim    = "2"
+	red    = "1;31"
+	green  = "32"
+	yellow = "33"
+	purple = "35"
+)
+
+// paint marks s up if colour is wanted.
+func (t *Text) paint(sgr, s string) string {
+	if !t.opt.Color {
+		return s
+	}
+	return "\x1b[" + sgr + "m" + s + "\x1b[0m"
+}
+
+// familyColor is red for what the servers' settings or programs did, yellow for
+// clients and stale connections, green for what is well, purple for not known.
+func familyColor(f *correlate.Finding) string {
+	switch f.Verdict.Family() {
+	case "clean":
+		return green
+	case "unknown":
+		return purple
+	case "client-abort", "stale-reuse":
+		return yellow
+	}
+	return red
+}
