@@ -1,0 +1,33 @@
+package main
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestImportDirection holds that data goes one way: report may import correlate,
+// that capture, and that bpf; main wires them, and nothing imports main or bench.
+func TestImportDirection(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rank := map[string]int{"whyreset/bpf": 1, "whyreset/capture": 2, "whyreset/correlate": 3, "whyreset/report": 4, "whyreset": 5}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		pkg, bench := fields[0], strings.HasPrefix(fields[0], "whyreset/bench")
+		if rank[pkg] == 0 && !bench {
+			t.Errorf("%s has no place in the order of packages", pkg)
+		}
+		for _, imp := range fields[1:] {
+			switch {
+			case imp == pkg: // an external test
+			case imp == "whyreset", strings.HasPrefix(imp, "whyreset/bench") && !bench:
+				t.Errorf("%s imports %s", pkg, imp)
+			case !bench && rank[imp] >= rank[pkg]:
+				t.Errorf("%s imports %s, against the direction", pkg, imp)
+			}
+		}
+	}
+}

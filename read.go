@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"whyreset/capture"
+	"whyreset/correlate"
+	"whyreset/report"
+)
+
+// checkEvery is after how many segments the loop looks up from its work: at
+// signals, at the clock, and at what is still to be written out.
+const checkEvery = 4096
+
+// flushEvery bounds how long a finding stays in the buffer while captures are
+// read from files.
+const flushEvery = 200 * time.Millisecond
+
+// read explains the captures that were named.
+func (c *command) read(ctx context.Context) int {
+	src, err := capture.OpenFiles(c.operands, c.stdin, c.filter)
+	if err != nil {
+		c.complain(err)
+		return exitError
+	}
+	defer src.Close()
+	opt := report.Options{
+		Files:     src.Files(),
+		StreamIDs: len(c.operands) == 1 && !c.filtered,
+		Color:     wantsColor(c.stdout),
+		Location:  c.location,
+	}
+	j := newJob(c, opt)
+	// Findings from a pipe may come at any time, and on a terminal somebody waits.
+	j.eager = slices.Contains(c.operands, "-") || isTerminal(c.stdout)
+	stopped := j.run(ctx, src)
+	return c.conclude(j, src, stopped)
+}
+
+// conclude writes the summary and returns the exit status.
+func (c *command) conclude(j *job, src capture.Source, stopped error) int {
+	j.progress.erase()
+	if j.err == nil {
+		j.tracker.Finish()
+	}
+	sum := report.Summary{Tracker: j.tracker.Summary(), Capture: src.Stats(), RTT: j.rtt}
+	if stopped != nil {
+		sum.Stopped = oneLine(stopped.Error())
+	}
+	if j.err == nil {
+		j.keep(j.writer.Summary(&sum))
+	}
+	if j.err == nil {
+		j.keep(j.out.Flush())
+	}
+	if j.err != nil {
+		return c.finish(j.err)
+	}
+	c.warn(&sum)
+	switch {
+	case errors.Is(stopped, capture.ErrTruncated) && sum.Capture.Packets > 0:
+		c.complain(hinted{stopped, "what came before the cut was read; let tcpdump end by itself or with ctrl-C, and copy the file after that"})
+		return exitError
+	case stopped != nil:
+		c.complain(stopped)
+		return exitError
+	case c.fails(&sum.Tracker):
+		return exitFound
+	}
+	return exitOK
+}
+
+// warn says what of the capture went unseen, for those who read only the last
+// lines or only JSON.
+func (c *command) warn(s *report.Summary) {
+	k := &s.Capture
+	if k.Undecodable > 0 {
+		c.complain(fmt.Errorf("warning: packets that could not be decoded: %d, the first: %s", k.Undecodable, k.FirstBad))
+	}
+	if k.Missed > 0 {
+		c.complain(hinted{fmt.Errorf("warning: packets missed while capturing: %d", k.Missed), "a larger buffer helps: tcpdump -B 65536"})
+	}
+	if k.Fragments > 0 {
+		c.complain(fmt.Errorf("warning: IP fragments not looked into: %d", k.Fragments))
+	}
+	if n := s.Tracker.Evicted; n > 0 {
+		c.complain(hinted{fmt.Errorf("warning: connections given up to keep memory bounded: %d", n), "--max-connections raises the bound, -p and --host narrow the input"})
+	}
+}
+
+// A job is one run from a source to a writer.
+type job struct {
+	out      *bufio.Writer
+	writer   report.Writer
+	tracker  *correlate.Tracker
+	progress *progress
+	eager    bool // write each finding out at once
+	all      bool
+	quiet    bool
+	flushed  time.Time
+	rtt      map[capture.Endpoint]time.Duration // the longest of each server's
+	err      error                              // the first of writing
+}
+
+func newJob(c *command, opt report.Options) *job {
+	j := &job{
+		out:      bufio.NewWriterSize(c.stdout, 64<<10),
+		progress: newProgress(c.stderr),
+		all:      c.all, quiet: c.quiet,
+		flushed: time.Now(),
+		rtt:     make(map[capture.Endpoint]time.Duration),
+	}
+	if c.json {
+		j.writer = report.NewJSON(j.out, opt)
+	} else {
+		j.writer = report.NewText(j.out, opt)
+	}
+	j.tracker = correlate.New(correlate.Config{MaxConnections: c.maxConnections}, j.finding)
+	return j
+}
+
+// finding is what the tracker calls.
+func (j *job) finding(f *correlate.Finding) {
+	if c := &f.Connection; c.HasRTT && f.Verdict.Family() == "idle-race" {
+		j.rtt[c.Server] = max(j.rtt[c.Server], c.HandshakeRTT)
+	}
+	if j.err != nil || j.quiet || !j.all && !report.ShownByDefault(f) {
+		return
+	}
+	j.progress.erase()
+	j.keep(j.writer.Finding(f))
+	if j.eager && j.err == nil {
+		j.keep(j.out.Flush())
+	}
+}
+
+// keep remembers the first error.
+func (j *job) keep(err error) {
+	if j.err == nil {
+		j.err = err
+	}
+}
+
+// run reads src to its end. It returns why it stopped before that, or nil; an
+// error of writing is in j.err.
+func (j *job) run(ctx context.Context, src capture.Source) error {
+	// Close unblocks a Next that waits for a pipe.
+	defer context.AfterFunc(ctx, func() { src.Close() })()
+	var seg capture.Segment
+	for n := 1; j.err == nil; n++ {
+		if err := src.Next(&seg); err != nil {
+			switch {
+			case ctx.Err() != nil:
+				return errInterrupted
+			case err == io.EOF:
+				return nil
+			}
+			return err
+		}
+		j.tracker.Add(&seg)
+		if n%checkEvery == 0 {
+			if ctx.Err() != nil {
+				return errInterrupted
+			}
+			j.lookUp(src)
+		}
+	}
+	return nil
+}
+
+var errInterrupted = errors.New("interrupted before the end of the capture")
+
+// lookUp does what must happen now and then, whatever the packets are.
+func (j *job) lookUp(src capture.Source) {
+	now := time.Now()
+	j.progress.update(now, src)
+	if j.out.Buffered() > 0 && now.Sub(j.flushed) >= flushEvery {
+		j.flushed = now
+		j.progress.erase()
+		j.keep(j.out.Flush())
+	}
+}
+
+// wantsColor reports whether w is a terminal whose user has not declined colour
+// (https://no-color.org).
+func wantsColor(w io.Writer) bool {
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(w)
+}
