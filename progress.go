@@ -32,13 +32,13 @@ func newProgress(stderr io.Writer) *progress {
 }
 
 // update rewrites the line, if it is time to.
-func (p *progress) update(now time.Time, src capture.Source) {
+func (p *progress) update(now time.Time, stats func() capture.Stats) {
 	if p.w == nil || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressEvery {
 		return
 	}
 	p.last = now
-	stats := src.Stats()
-	fmt.Fprint(p.w, "\r\x1b[K"+progressLine(stats.FileBytes, stats.FileSize, now.Sub(p.start)))
+	st := stats()
+	fmt.Fprint(p.w, "\r\x1b[K"+progressLine(st.FileBytes, st.FileSize, now.Sub(p.start)))
 	p.shown = true
 }
 

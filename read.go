@@ -122,7 +122,7 @@ func newJob(c *command, opt report.Options) *job {
 	} else {
 		j.writer = report.NewText(j.out, opt)
 	}
-	j.tracker = correlate.New(correlate.Config{MaxConnections: c.maxConnections}, j.finding)
+	j.tracker = correlate.New(correlate.Config{MaxConnections: c.maxConnections, Brief: !c.all}, j.finding)
 	return j
 }
 
@@ -153,6 +153,13 @@ func (j *job) keep(err error) {
 func (j *job) run(ctx context.Context, src capture.Source) error {
 	// Close unblocks a Next that waits for a pipe.
 	defer context.AfterFunc(ctx, func() { src.Close() })()
+	if src.Lasting() {
+		err := j.runAhead(ctx, src)
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		return err
+	}
 	var seg capture.Segment
 	for n := 1; j.err == nil; n++ {
 		if err := src.Next(&seg); err != nil {
@@ -169,7 +176,7 @@ func (j *job) run(ctx context.Context, src capture.Source) error {
 			if ctx.Err() != nil {
 				return errInterrupted
 			}
-			j.lookUp(src)
+			j.lookUp(src.Stats)
 		}
 	}
 	return nil
@@ -178,9 +185,9 @@ func (j *job) run(ctx context.Context, src capture.Source) error {
 var errInterrupted = errors.New("interrupted before the end of the capture")
 
 // lookUp does what must happen now and then, whatever the packets are.
-func (j *job) lookUp(src capture.Source) {
+func (j *job) lookUp(stats func() capture.Stats) {
 	now := time.Now()
-	j.progress.update(now, src)
+	j.progress.update(now, stats)
 	if j.out.Buffered() > 0 && now.Sub(j.flushed) >= flushEvery {
 		j.flushed = now
 		j.progress.erase()

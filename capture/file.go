@@ -103,6 +103,9 @@ func (f *file) Read(b []byte) (int, error) {
 
 // start reads the header. Its errors name the file.
 func (f *file) start(bufSize int) error {
+	if f.in != nil {
+		return f.startMapped()
+	}
 	br, err := decompress(f)
 	if err == nil {
 		err = f.header(br, bufSize)
@@ -112,6 +115,39 @@ func (f *file) start(bufSize int) error {
 	}
 	return f.err
 }
+
+// startMapped reads the header of a file that useMap took.
+func (f *file) startMapped() error {
+	if !f.ng {
+		if err := f.readPcapHeader(); err != nil {
+			f.err = readError(f.name, err)
+		}
+	}
+	return f.err
+}
+
+// useMap maps the file if it is large and begins as a capture does.
+func (f *file) useMap() {
+	file, ok := f.raw.(*os.File)
+	if !ok || f.name == "-" {
+		return
+	}
+	magic := make([]byte, 4)
+	if _, err := file.ReadAt(magic, 0); err != nil {
+		return
+	}
+	if f.ng = isPcapng(magic); !f.ng && !f.pcap.parseMagic(magic) {
+		return
+	}
+	if data := f.mapped(file); data != nil {
+		f.in = mappedInput(data)
+		return
+	}
+	f.ng, f.pcap = false, pcapHeader{}
+}
+
+// Lasting implements [Source].
+func (f *file) Lasting() bool { return f.in != nil && f.in.all }
 
 func (f *file) header(br *bufio.Reader, bufSize int) error {
 	f.in = newInput(br, bufSize)
@@ -256,6 +292,9 @@ func (f *file) Stats() Stats {
 	st := f.stats
 	st.Missed = f.pcapng.missedPackets()
 	st.FileBytes = f.rawRead
+	if f.Lasting() {
+		st.FileBytes = f.in.offset()
+	}
 	st.FileSize = f.rawSize
 	return st
 }

@@ -134,6 +134,9 @@ func (m *merged) sink() {
 	}
 }
 
+// Lasting implements [Source].
+func (m *merged) Lasting() bool { return false }
+
 // Files implements [Source].
 func (m *merged) Files() []string {
 	names := make([]string, len(m.files))

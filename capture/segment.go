@@ -126,6 +126,9 @@ type Source interface {
 	// net.ErrClosed once Close has been called. After any other error the
 	// source is at its end: what it has yielded before still holds.
 	Next(s *Segment) error
+	// Lasting reports whether payloads stay as they are for as long as the
+	// source is reachable, instead of until the next call to Next.
+	Lasting() bool
 	// Files names what Segment.File indexes: file names for saved captures.
 	Files() []string
 	// Stats describes the capture so far.

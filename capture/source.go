@@ -33,6 +33,7 @@ func OpenFiles(names []string, stdin io.Reader, f Filter) (Source, error) {
 		if err != nil {
 			return nil, err
 		}
+		file.useMap()
 		if err := file.start(bufferAlone); err != nil {
 			file.Close()
 			return nil, err

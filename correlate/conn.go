@@ -339,7 +339,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.finSegment(h, off+int64(s.Len), at)
 	}
 	if s.Len > 0 {
-		c.data(t, d, piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
+		c.data(t, d, &piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
 	} else if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
 		c.settle(t, false)
 	}
@@ -428,7 +428,7 @@ func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 // data takes in payload: it is framed at once if it is the next in sequence and
 // everything it acknowledges was framed before, so that cause comes before
 // effect however the capture ordered them. Else it waits.
-func (c *conn) data(t *Tracker, d int, pc piece, s *capture.Segment) {
+func (c *conn) data(t *Tracker, d int, pc *piece, s *capture.Segment) {
 	h, p := &c.half[d], &c.half[1-d]
 	end := pc.off + int64(pc.n)
 	if end <= h.next {
@@ -484,7 +484,7 @@ func (c *conn) revive(h *half) {
 // again takes in bytes that were framed before: a retransmission, or the same
 // packet captured twice. Both may be the older copy in sequence terms, so the
 // least acknowledgement counts.
-func (c *conn) again(t *Tracker, h *half, d int, pc piece, s *capture.Segment) {
+func (c *conn) again(t *Tracker, h *half, d int, pc *piece, s *capture.Segment) {
 	copied := false
 	sig := sign(s)
 	for _, g := range h.sigs {

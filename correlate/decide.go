@@ -12,6 +12,7 @@ type ruling struct {
 	evidence   []Evidence
 	candidates []Verdict
 	timer      bool   // the server's idle timer, once learned, may decide this
+	brief      bool   // take no notes: nobody will read them
 	why        string // of CaptureIncomplete and Ambiguous: in a few words, for the summary
 }
 

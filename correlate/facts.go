@@ -16,6 +16,7 @@ type facts struct {
 	conn   Connection
 	server *server
 	tally  *tally       // what was counted of the connection, shared by the facts of all its requests
+	brief  bool         // nobody wants to read about connections that ended with nothing lost
 	now    capture.Time // the capture's clock when this is judged
 	time   capture.Time // when the connection ended; now, if it did not
 	atEnd  bool         // the capture ended before the connection did
@@ -61,15 +62,18 @@ type tally struct {
 	verdicts []Verdict
 }
 
-// gather collects the facts of c, without those of a request.
+// gather collects the facts of c, without those of a request. They hold until
+// the next call.
 func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	ch, sh := c.clientHalf(), c.serverHalf()
-	f := &facts{
-		server: t.serverOf(c), tally: &tally{}, now: t.now, time: c.ended, atEnd: atEnd && c.ended == 0,
+	f := &t.scratch
+	*f = facts{
+		brief:  t.brief,
+		server: t.serverOf(c), now: t.now, time: c.ended, atEnd: atEnd && c.ended == 0,
 		openTime: c.openTime, requests: c.requests, responses: c.responses,
 		announced: c.announced, untracked: c.untracked, upgraded: c.upgraded, missing: c.missing,
 		rstS: sh.rst, rstC: ch.rst,
-		replies: slices.Clone(sh.reply[:sh.nreply]), refusals: slices.Clone(ch.reply[:ch.nreply]),
+		replies: sh.resets(), refusals: ch.resets(),
 		clientSeen: ch.packets > 0, serverSeen: sh.packets > 0,
 		clientEnd: ch.end, serverEnd: sh.end, clientAck: ch.ack, serverAck: sh.ack,
 		lastClient: ch.lastData, lastServer: sh.lastData, clientTop: ch.top,
@@ -105,6 +109,14 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 		f.conn.Vantage = vantage(d1, d2)
 	}
 	return f
+}
+
+// resets returns the RSTs without an acknowledgement.
+func (h *half) resets() []replyRST {
+	if h.nreply == 0 {
+		return nil
+	}
+	return slices.Clone(h.reply[:h.nreply])
 }
 
 // vantage tells where the capture was made: to whom the handshake's answers

@@ -15,6 +15,7 @@ type head struct {
 	method, target, host []byte        // of a request
 	server               []byte        // of a response
 	status               int           // of a response
+	http1                bool          // the start line is one of HTTP/1
 	minor                byte          // 1 in HTTP/1.1
 	length               int64         // Content-Length; -1 if there is none
 	chunked              bool          // the last transfer coding is chunked
@@ -188,18 +189,23 @@ func trimCR(line []byte) []byte {
 
 func (h *head) startLine(line []byte, request bool) {
 	if !request {
-		if len(line) >= 12 {
+		if likeResponse(line) == yes {
+			h.http1 = true
 			h.minor = line[7] - '0'
 			h.status = int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
 		}
 		return
 	}
-	i := bytes.IndexByte(line, ' ')
-	if i < 0 {
+	i := 0
+	for i < len(line) && isTChar[line[i]] {
+		i++
+	}
+	if i == 0 || i > 32 || i == len(line) || line[i] != ' ' {
 		return
 	}
 	h.method, h.target = line[:i], line[i+1:]
 	if k := versionAt(h.target); k >= 0 {
+		h.http1 = k > 0
 		h.minor = h.target[k+8] - '0'
 		h.target = h.target[:k]
 	}

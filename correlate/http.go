@@ -22,7 +22,7 @@ const maxChunkLine = 16 << 10
 
 // frame advances the framing of direction d over a piece that begins at
 // half.next. Bytes that were not captured pass if their framing is known.
-func (c *conn) frame(t *Tracker, d int, pc piece) {
+func (c *conn) frame(t *Tracker, d int, pc *piece) {
 	h := &c.half[d]
 	if c.expecting && d == int(c.client) {
 		c.expecting = false
@@ -31,7 +31,7 @@ func (c *conn) frame(t *Tracker, d int, pc piece) {
 	for whole := true; pc.n > 0; whole = false {
 		if h.state == lost && !whole {
 			// Only at the start of a segment can a message be told from content.
-			c.unframed(d, &pc)
+			c.unframed(d, pc)
 			return
 		}
 		switch h.state {
@@ -54,19 +54,52 @@ func (c *conn) frame(t *Tracker, d int, pc piece) {
 		case passing:
 			return
 		case chunkSize, inTrailer:
-			if !c.line(t, d, &pc) {
+			if !c.line(t, d, pc) {
 				return
 			}
 		case atStart, lost:
-			if !c.begin(t, d, &pc) {
+			if h.state == atStart && c.wholeHead(t, d, pc) {
+				continue
+			}
+			if !c.begin(t, d, pc) {
 				return
 			}
 		case inHead:
-			if !c.continueHead(t, d, &pc) {
+			if !c.continueHead(t, d, pc) {
 				return
 			}
 		}
 	}
+}
+
+// wholeHead is the common case of begin and continueHead: the piece begins with a
+// message and holds all of its head. It returns false, and does nothing, if not.
+func (c *conn) wholeHead(t *Tracker, d int, pc *piece) bool {
+	h := &c.half[d]
+	if len(h.buf) > 0 || c.client < 0 || len(pc.payload) == 0 || !isTChar[pc.payload[0]] {
+		return false
+	}
+	var hd head
+	request := d == int(c.client)
+	k := parseHead(pc.payload, request, &hd)
+	if k == 0 || !hd.http1 {
+		return false
+	}
+	c.protocol = http1
+	h.fresh = false
+	if request {
+		c.beginRequest(t, pc.off, &pc.at)
+	} else {
+		c.beginResponse(t, pc.off, &pc.at)
+	}
+	pc.skip(k)
+	h.extend(c, d, pc)
+	if request {
+		c.requestHead(t, d, &hd, pc)
+	} else {
+		c.responseHead(t, d, &hd, pc)
+	}
+	return true
 }
 
 // skip moves the piece's beginning n bytes on.
@@ -77,7 +110,7 @@ func (pc *piece) skip(n int) {
 }
 
 // extend notes that the message of direction d reaches up to where pc begins.
-func (h *half) extend(c *conn, d int, pc piece) {
+func (h *half) extend(c *conn, d int, pc *piece) {
 	if d == int(c.client) {
 		if n := len(c.queue); n > 0 {
 			c.queue[n-1].end = pc.off
@@ -167,9 +200,9 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 	}
 	h.state = inHead
 	if role == roleRequest {
-		c.beginRequest(t, h.bufOff, h.bufAt)
+		c.beginRequest(t, h.bufOff, &h.bufAt)
 	} else {
-		c.beginResponse(t, h.bufOff, h.bufAt)
+		c.beginResponse(t, h.bufOff, &h.bufAt)
 	}
 	return true
 }
@@ -268,9 +301,9 @@ func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
 		if n == h.left && h.state == inBody {
 			// The body ends where the hole does: framing goes on.
 			h.left = 0
-			h.extend(c, d, piece{off: to, at: stamp{time: c.last}})
+			h.extend(c, d, &piece{off: to, at: stamp{time: c.last}})
 			h.next = to
-			c.messageEnd(t, d, piece{off: to, at: stamp{time: c.last}})
+			c.messageEnd(t, d, &piece{off: to, at: stamp{time: c.last}})
 			return
 		}
 		fallthrough
@@ -301,7 +334,7 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 		h.scanned = len(view)
 		after := *pc
 		after.skip(pc.n)
-		h.extend(c, d, after)
+		h.extend(c, d, &after)
 		switch {
 		case len(pc.payload) < pc.n: // cut off by the snap length
 			parseHead(view, request, &hd)
@@ -315,11 +348,11 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 		return false
 	}
 	pc.skip(k - old)
-	h.extend(c, d, *pc)
+	h.extend(c, d, pc)
 	if request {
-		c.requestHead(t, d, &hd, *pc)
+		c.requestHead(t, d, &hd, pc)
 	} else {
-		c.responseHead(t, d, &hd, *pc)
+		c.responseHead(t, d, &hd, pc)
 	}
 	h.buf = h.buf[:0]
 	return true
@@ -349,7 +382,7 @@ func (c *conn) line(t *Tracker, d int, pc *piece) bool {
 		h.buf = append(h.buf, pc.payload...)
 		short := captured < pc.n
 		pc.skip(pc.n)
-		h.extend(c, d, *pc)
+		h.extend(c, d, pc)
 		if short || len(h.buf) > maxChunkLine {
 			c.loseSync(d, missingHead)
 			c.unframed(d, pc)
@@ -370,13 +403,13 @@ func (c *conn) line(t *Tracker, d int, pc *piece) bool {
 	empty := len(ln) == 0
 	h.buf = h.buf[:0]
 	pc.skip(i + 1)
-	h.extend(c, d, *pc)
+	h.extend(c, d, pc)
 	switch {
 	case !ok:
 		c.loseSync(d, missingSync)
 		return false
 	case trailer && empty:
-		c.messageEnd(t, d, *pc)
+		c.messageEnd(t, d, pc)
 	case trailer:
 	case size == 0:
 		h.state = inTrailer
@@ -410,7 +443,7 @@ func parseChunkSize(b []byte) (int64, bool) {
 }
 
 // beginRequest opens a request at offset off.
-func (c *conn) beginRequest(t *Tracker, off int64, at stamp) {
+func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 	// The client goes on: earlier requests whose responses could not be framed
 	// had what the client wanted of them.
 	for len(c.queue) > 0 && c.queue[0].resp.began && !c.queue[0].resp.framed {
@@ -474,7 +507,7 @@ func (c *conn) noteHead(d int, hd *head) {
 	}
 }
 
-func (c *conn) requestHead(t *Tracker, d int, hd *head, pc piece) {
+func (c *conn) requestHead(t *Tracker, d int, hd *head, pc *piece) {
 	h := &c.half[d]
 	c.noteHead(d, hd)
 	r := c.queue[len(c.queue)-1]
@@ -496,7 +529,7 @@ func (c *conn) requestHead(t *Tracker, d int, hd *head, pc piece) {
 // beginResponse opens a response at offset off: to the oldest request that has
 // none, unless its acknowledgement says that the server had nothing of that
 // request yet.
-func (c *conn) beginResponse(t *Tracker, off int64, at stamp) {
+func (c *conn) beginResponse(t *Tracker, off int64, at *stamp) {
 	resp := response{began: true, start: off, end: off, ack: at.ack, hasAck: at.hasAck, time: at.time, lastTime: at.time, frame: at.frame, file: at.file}
 	c.current = -1
 	// After a gap the oldest requests may have been answered where the capture
@@ -521,12 +554,13 @@ func (c *conn) beginResponse(t *Tracker, off int64, at stamp) {
 	}
 	if c.accounted {
 		c.current = -2
-		c.unasked = &resp
+		c.unasked = new(response) // not &resp, which would then be allocated each time
+		*c.unasked = resp
 	}
 }
 
 // responseHead decides where the response ends (RFC 9112, section 6.3).
-func (c *conn) responseHead(t *Tracker, d int, hd *head, pc piece) {
+func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 	h := &c.half[d]
 	c.noteHead(d, hd)
 	resp := c.reading()
@@ -584,7 +618,7 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc piece) {
 }
 
 // messageEnd closes the message of direction d, which ends where pc begins.
-func (c *conn) messageEnd(t *Tracker, d int, pc piece) {
+func (c *conn) messageEnd(t *Tracker, d int, pc *piece) {
 	h := &c.half[d]
 	h.state = atStart
 	if d == int(c.client) {
@@ -605,7 +639,7 @@ func (c *conn) messageEnd(t *Tracker, d int, pc piece) {
 	c.finishResponse(t, resp, pc)
 }
 
-func (c *conn) finishResponse(t *Tracker, resp *response, pc piece) {
+func (c *conn) finishResponse(t *Tracker, resp *response, pc *piece) {
 	resp.end, resp.lastTime = pc.off, pc.at.time
 	asked := c.current >= 0
 	c.current = -1

@@ -38,6 +38,12 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 	if c.protocol != undecided && c.protocol != http1 {
 		t.sum.Opaque++
 	}
+	if len(open) > 0 {
+		counted := &tally{}
+		for _, g := range open {
+			g.tally = counted
+		}
+	}
 	reported, waiting := false, false
 	for _, g := range open {
 		r := g.decide()
@@ -64,7 +70,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 		return
 	}
 	g := f
-	if prev != nil {
+	if prev != nil && !t.brief {
 		g = f.about(prev, nil, nil)
 	}
 	r := g.decideConnection()
@@ -83,6 +89,10 @@ func timedOutOrEarly(f *facts) bool {
 
 // report turns a ruling into a finding and counts it.
 func (t *Tracker) report(f *facts, r ruling) {
+	t.count(f, &r)
+	if f.brief && !r.lost && r.verdict.Family() == "clean" {
+		return
+	}
 	x := &Finding{
 		Time: f.time, Verdict: r.verdict, Confidence: r.confidence, Lost: r.lost, Retry: r.retry,
 		Candidates: r.candidates, Connection: f.conn, ClosedBy: r.by,
@@ -121,47 +131,47 @@ func (t *Tracker) report(f *facts, r ruling) {
 			x.Connection.Files = append(x.Connection.Files, e.File)
 		}
 	}
-	t.count(x, f, r.why)
 	t.emit(x)
 }
 
-func (t *Tracker) count(x *Finding, f *facts, why string) {
-	k := countKey{x.Verdict, x.Connection.Server}
+func (t *Tracker) count(f *facts, r *ruling) {
+	k := countKey{r.verdict, f.conn.Server}
 	n := t.counts[k]
-	if n == nil {
-		if len(t.counts) >= maxServers {
-			k.server = x.Connection.Server
-			k = countKey{verdict: x.Verdict}
-			n = t.counts[k]
-		}
-		if n == nil {
-			n = &VerdictCount{Verdict: k.verdict, Server: k.server}
-			t.counts[k] = n
-		}
+	if n == nil && len(t.counts) >= maxServers {
+		k = countKey{verdict: r.verdict} // too many to tell apart
+		n = t.counts[k]
 	}
-	if x.Lost {
+	if n == nil {
+		n = &VerdictCount{Verdict: k.verdict, Server: k.server}
+		t.counts[k] = n
+	}
+	if r.lost {
 		n.Lost++
 		t.sum.Lost++
-		if !f.tally.lost {
-			f.tally.lost = true
-			t.sum.LostOn++
-		}
-		if x.Verdict.Family() == "idle-race" {
+		if r.verdict.Family() == "idle-race" {
 			f.server.races++
 		}
 	}
-	if !slices.Contains(f.tally.verdicts, x.Verdict) {
-		f.tally.verdicts = append(f.tally.verdicts, x.Verdict)
-		n.Connections++
-	}
-	if x.Confidence == Proven {
+	if r.confidence == Proven {
 		n.Proven++
 	}
-	if why != "" {
+	if r.why != "" {
 		if t.reasons[k] == nil {
 			t.reasons[k] = map[string]uint64{}
 		}
-		t.reasons[k][why]++
+		t.reasons[k][r.why]++
+	}
+	if f.tally == nil { // the connection's only finding
+		n.Connections++
+		return
+	}
+	if r.lost && !f.tally.lost {
+		f.tally.lost = true
+		t.sum.LostOn++
+	}
+	if !slices.Contains(f.tally.verdicts, r.verdict) {
+		f.tally.verdicts = append(f.tally.verdicts, r.verdict)
+		n.Connections++
 	}
 }
 
@@ -198,6 +208,9 @@ func (t *Tracker) Summary() Summary {
 }
 
 func (x *ruling) note(frame uint64, file int32, format string, args ...any) {
+	if x.brief {
+		return
+	}
 	x.evidence = append(x.evidence, Evidence{Frame: frame, File: int(file), Text: fmt.Sprintf(format, args...)})
 }
 

@@ -14,8 +14,9 @@ const (
 	maxPendBytes = 16 << 20
 )
 
-// hold keeps a piece that cannot be framed yet.
-func (c *conn) hold(t *Tracker, h *half, pc piece) {
+// hold keeps a copy of a piece that cannot be framed yet.
+func (c *conn) hold(t *Tracker, h *half, from *piece) {
+	pc := *from
 	if len(h.pend) >= maxPend {
 		c.settle(t, true)
 		if len(h.pend) >= maxPend {
@@ -81,7 +82,7 @@ func (c *conn) drain(t *Tracker, d int) bool {
 	h.pend = slices.Delete(h.pend, 0, 1)
 	t.pendBytes -= len(pc.payload)
 	if pc.off+int64(pc.n) > h.next {
-		c.deliver(t, d, pc)
+		c.deliver(t, d, &pc)
 	}
 	return true
 }
@@ -119,7 +120,7 @@ func (c *conn) skipHole(t *Tracker, force bool) bool {
 }
 
 // deliver frames a piece whose turn has come.
-func (c *conn) deliver(t *Tracker, d int, pc piece) {
+func (c *conn) deliver(t *Tracker, d int, pc *piece) {
 	h := &c.half[d]
 	if skip := h.next - pc.off; skip > 0 {
 		pc.off += skip
@@ -128,9 +129,9 @@ func (c *conn) deliver(t *Tracker, d int, pc piece) {
 	}
 	h.fresh = int(c.speaking) != d
 	c.speaking = int8(d)
-	from := pc.off
+	from, to := pc.off, pc.off+int64(pc.n)
 	c.frame(t, d, pc)
-	h.next = from + int64(pc.n)
+	h.next = to
 	if d != int(c.client) {
 		return
 	}

@@ -118,7 +118,7 @@ func (f *facts) ended(v Verdict) *ruling {
 			by, k = Client, &closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}
 		}
 	}
-	x := &ruling{verdict: v, confidence: Proven, by: by, close: k}
+	x := &ruling{verdict: v, confidence: Proven, by: by, close: k, brief: f.brief}
 	if k == nil {
 		return x
 	}

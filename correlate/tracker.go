@@ -14,6 +14,9 @@ type Config struct {
 	// DefaultMaxConnections. Beyond it one that was quiet for long is given up
 	// and counted in Summary.Evicted.
 	MaxConnections int
+	// Brief leaves connections that ended with nothing lost to the Summary,
+	// instead of reporting a finding for each.
+	Brief bool
 }
 
 // DefaultMaxConnections is the bound when Config does not set one.
@@ -38,6 +41,8 @@ const (
 type Tracker struct {
 	emit      func(*Finding)
 	max       int
+	brief     bool
+	scratch   facts
 	now       capture.Time
 	table     *table
 	last      *conn // the connection of the previous segment
@@ -47,10 +52,11 @@ type Tracker struct {
 	hand      int
 	pendBytes int
 
-	ended   queueOf[*conn] // those that linger, in the order of their ends
-	retired [maxRetired]*conn
-	nextOut int
-	held    []held // verdicts that wait for a timer
+	ended     []lingering // those that ended, in that order, from nextEnded on
+	nextEnded int
+	retired   [maxRetired]*conn
+	nextOut   int
+	held      []held // verdicts that wait for a timer
 
 	servers map[capture.Endpoint]*server
 	counts  map[countKey]*VerdictCount
@@ -61,6 +67,14 @@ type Tracker struct {
 type countKey struct {
 	verdict Verdict
 	server  capture.Endpoint
+}
+
+// A lingering connection has ended and waits for what may follow. It may be
+// judged earlier, or go on, and its place be used again: then id is not c's any
+// more, or c is not ending.
+type lingering struct {
+	c  *conn
+	id uint64
 }
 
 // A held finding is one that the server's idle timer would decide.
@@ -78,6 +92,7 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 	return &Tracker{
 		emit:    emit,
 		max:     cfg.MaxConnections,
+		brief:   cfg.Brief,
 		table:   newTable(rand.Uint64()),
 		servers: map[capture.Endpoint]*server{},
 		counts:  map[countKey]*VerdictCount{},
@@ -89,8 +104,9 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 func (t *Tracker) Add(s *capture.Segment) {
 	if s.Time > t.now {
 		t.now = s.Time
-		if t.ended.len() > 0 || len(t.held) > 0 {
+		if t.nextEnded < len(t.ended) || len(t.held) > 0 {
 			t.release()
+			t.releaseHeld()
 		}
 	}
 	c, d, fresh := t.last, 0, false
@@ -221,9 +237,6 @@ func (t *Tracker) evict() {
 		t.retired[victim.ring] = nil
 	} else {
 		t.sum.Evicted++
-		if victim.state == ending {
-			t.ended.remove(victim)
-		}
 		t.discard(victim)
 	}
 	t.recycle(victim)
@@ -284,25 +297,33 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	}
 	if c.state == open {
 		c.state = ending
-		t.ended.push(c)
+		if t.nextEnded > 1024 && t.nextEnded*2 > len(t.ended) {
+			t.ended = slices.Delete(t.ended, 0, t.nextEnded)
+			t.nextEnded = 0
+		}
+		t.ended = append(t.ended, lingering{c, c.id})
 	}
 }
 
 // release reports what has waited long enough.
 func (t *Tracker) release() {
-	for t.ended.len() > 0 {
-		c := t.ended.front()
-		if c.ended == 0 { // it went on after all
-			t.ended.pop()
-			c.state = open
-			continue
+	for t.nextEnded < len(t.ended) {
+		e := t.ended[t.nextEnded]
+		switch {
+		case e.c.id != e.id || e.c.state != ending: // judged earlier
+		case e.c.ended == 0: // it went on after all
+			e.c.state = open
+		case t.now.Sub(e.c.ended) < linger:
+			return
+		default:
+			t.finish(e.c, false)
 		}
-		if t.now.Sub(c.ended) < linger {
-			break
-		}
-		t.ended.pop()
-		t.finish(c, false)
+		t.nextEnded++
 	}
+}
+
+// releaseHeld reports the findings whose timer has not been learned in time.
+func (t *Tracker) releaseHeld() {
 	for len(t.held) > 0 && t.held[0].until <= t.now {
 		h := t.held[0]
 		t.held = t.held[1:]
@@ -316,9 +337,6 @@ func (t *Tracker) finish(c *conn, atEnd bool) {
 	c.noteCutHead(0)
 	c.noteCutHead(1)
 	t.discard(c)
-	if c.state == ending {
-		t.ended.remove(c)
-	}
 	t.judge(c, atEnd)
 	t.strip(c)
 	c.state = retired
@@ -335,15 +353,16 @@ func (t *Tracker) Tick(now capture.Time) {
 	if now > t.now {
 		t.now = now
 		t.release()
+		t.releaseHeld()
 	}
 }
 
 // Finish ends the capture: everything that can still be judged is.
 func (t *Tracker) Finish() {
-	for t.ended.len() > 0 {
-		c := t.ended.front()
-		t.ended.pop()
-		t.finish(c, false)
+	for ; t.nextEnded < len(t.ended); t.nextEnded++ {
+		if e := t.ended[t.nextEnded]; e.c.id == e.id && e.c.state == ending && e.c.ended != 0 {
+			t.finish(e.c, false)
+		}
 	}
 	var rest []*conn
 	for _, c := range t.all {
@@ -359,34 +378,4 @@ func (t *Tracker) Finish() {
 		t.report(h.f, h.f.decide())
 	}
 	t.held = nil
-}
-
-// A queueOf is a first-in first-out queue.
-type queueOf[T comparable] struct {
-	items []T
-	head  int
-}
-
-func (q *queueOf[T]) len() int { return len(q.items) - q.head }
-func (q *queueOf[T]) front() T { return q.items[q.head] }
-
-func (q *queueOf[T]) push(x T) {
-	if q.head > 64 && q.head*2 >= len(q.items) {
-		n := copy(q.items, q.items[q.head:])
-		clear(q.items[n:])
-		q.items, q.head = q.items[:n], 0
-	}
-	q.items = append(q.items, x)
-}
-
-func (q *queueOf[T]) pop() {
-	var zero T
-	q.items[q.head] = zero
-	q.head++
-}
-
-func (q *queueOf[T]) remove(x T) {
-	if i := slices.Index(q.items[q.head:], x); i >= 0 {
-		q.items = slices.Delete(q.items, q.head+i, q.head+i+1)
-	}
 }
