@@ -145,6 +145,7 @@ type Summary struct {
 	Waiting     uint64 // requests without a complete answer on the latter
 	LongestWait time.Duration
 	Requests    uint64         // requests that began
+	Unjudged    uint64         // requests of which the capture does not tell whether they were answered
 	Lost        uint64         // requests that got no complete answer
 	LostOn      uint64         // connections with a lost request
 	Evicted     uint64         // connections given up to keep memory bounded

@@ -641,12 +641,14 @@ func (c *conn) messageEnd(t *Tracker, d int, pc *piece) {
 
 func (c *conn) finishResponse(t *Tracker, resp *response, pc *piece) {
 	resp.end, resp.lastTime = pc.off, pc.at.time
-	asked := c.current >= 0
+	of := c.current
+	asked := of >= 0
 	c.current = -1
 	c.announced = c.announced || resp.close
 	if !asked {
 		return
 	}
+	c.announced = c.announced || c.queue[of].close // the client asked for it (RFC 9112, section 9.6)
 	c.responses++
 	c.respTime, c.respEnd = pc.at.time, pc.off
 	c.settleAnswered(t)

@@ -165,6 +165,9 @@ func (t *Tracker) count(f *facts, r *ruling) {
 		n.Connections++
 		return
 	}
+	if !r.lost && r.verdict.Family() == "unknown" {
+		t.sum.Unjudged++
+	}
 	if r.lost && !f.tally.lost {
 		f.tally.lost = true
 		t.sum.LostOn++

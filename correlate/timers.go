@@ -117,34 +117,39 @@ func (l *learner) add(d time.Duration, at capture.Time) {
 }
 
 // timer returns the timeout that most closes agree on; nil if fewer than two of
-// them do, or if they are not at least half of all.
+// them do, or if they are not at least half of all. Some servers look at their
+// connections once a second or so (gunicorn, lighttpd): where no narrow cluster
+// holds, one that is a second wide will do if nearly all closes lie in it.
 func (l *learner) timer() *Timer {
 	if len(l.samples) < 2 {
 		return nil
 	}
 	d := slices.Clone(l.samples)
 	slices.Sort(d)
+	c := cluster(d, func(d time.Duration) time.Duration { return max(min(50*time.Millisecond, d/5), d/25) })
+	if len(c) < 2 || len(c)*2 < len(d) {
+		c = cluster(d, func(d time.Duration) time.Duration { return min(1100*time.Millisecond, d*3/5) })
+		if len(c) < 4 || len(c)*5 < len(d)*4 {
+			return nil
+		}
+	}
+	m := c[len(c)/2]
+	return &Timer{Timeout: m, Spread: max(m-c[0], c[len(c)-1]-m), Closes: len(c)}
+}
+
+// cluster returns the longest run of the sorted d that is no wider than width of
+// its least.
+func cluster(d []time.Duration, width func(time.Duration) time.Duration) []time.Duration {
 	best, from := 0, 0
 	for i, j := 0, 0; i < len(d); i++ {
-		for j < len(d) && d[j] <= d[i]+clusterWidth(d[i]) {
+		for j < len(d) && d[j] <= d[i]+width(d[i]) {
 			j++
 		}
 		if j-i > best {
 			best, from = j-i, i
 		}
 	}
-	if best < 2 || best*2 < len(d) {
-		return nil
-	}
-	d = d[from : from+best]
-	m := d[len(d)/2]
-	return &Timer{Timeout: m, Spread: max(m-d[0], d[len(d)-1]-m), Closes: best}
-}
-
-// clusterWidth is how far apart closes of one timer of about d may be: servers
-// that look at their connections once in a while add up to a second.
-func clusterWidth(d time.Duration) time.Duration {
-	return max(50*time.Millisecond, d/25)
+	return d[from : from+best]
 }
 
 // matches reports whether a close after idle time d may be the timer's. A timer

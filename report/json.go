@@ -134,6 +134,7 @@ type jsonSummary struct {
 	Evicted     uint64   `json:"evicted"`
 	Requests    uint64   `json:"requests"`
 	Waiting     uint64   `json:"waiting"`
+	Unjudged    uint64   `json:"unjudged"`
 	LongestWait *float64 `json:"longest_wait_seconds,omitempty"`
 	Lost        uint64   `json:"lost"`
 	LostOn      uint64   `json:"lost_connections"`
@@ -222,7 +223,7 @@ func (j *JSON) Summary(s *Summary) error {
 		Undecodable: c.Undecodable, FirstBad: c.FirstBad, Fragments: c.Fragments,
 		Duplicates: k.Duplicates, Late: k.Late,
 		Connections: k.Connections, Opaque: k.Opaque, StillOpen: k.StillOpen, Evicted: k.Evicted,
-		Requests: k.Requests, Waiting: k.Waiting, Lost: k.Lost, LostOn: k.LostOn,
+		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Lost: k.Lost, LostOn: k.LostOn,
 		Verdicts: []jsonCount{}, Timers: []jsonServerTimer{},
 	}
 	out.Complete = out.Reason == ""

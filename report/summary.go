@@ -74,28 +74,29 @@ func headline(s *Summary) string {
 		return fmt.Sprintf("%s of %s %s lost on %s of %s %s",
 			group(k.Lost), plural(k.Requests, "request", "requests"), were, group(k.LostOn), connections, seen)
 	case k.Requests > 0:
+		answered := k.Requests - min(k.Waiting+k.Unjudged, k.Requests)
 		all := "all " + group(k.Requests) + " requests"
-		if k.Requests == 1 {
+		switch {
+		case answered < k.Requests:
+			all = fmt.Sprintf("%s of %s", group(answered), plural(k.Requests, "request", "requests"))
+		case k.Requests == 1:
 			all = "the one request"
 		}
-		if k.Waiting > 0 {
-			all = fmt.Sprintf("%s of %s", group(k.Requests-min(k.Waiting, k.Requests)), plural(k.Requests, "request", "requests"))
+		were := "were"
+		if answered == 1 {
+			were = "was"
 		}
-		return fmt.Sprintf("nothing lost: %s on %s %s answered %s", all, connections, haveBeen(k), seen)
+		if k.Unjudged > 0 {
+			return fmt.Sprintf("nothing known to be lost, but %s of %s on %s cannot be judged %s",
+				group(k.Unjudged), plural(k.Requests, "request", "requests"), connections, seen)
+		}
+		return fmt.Sprintf("nothing lost: %s on %s %s answered %s", all, connections, were, seen)
 	case k.Connections > 0:
 		return fmt.Sprintf("nothing to judge: no HTTP/1 request on %s %s", connections, seen)
 	case s.Capture.Filtered > 0:
 		return fmt.Sprintf("nothing to judge: no TCP segment passed the filter %s", seen)
 	}
 	return fmt.Sprintf("nothing to judge: no TCP in this capture %s", seen)
-}
-
-// haveBeen agrees with the number of requests that were answered.
-func haveBeen(k *correlate.Summary) string {
-	if k.Requests-min(k.Waiting, k.Requests) == 1 {
-		return "was"
-	}
-	return "were"
 }
 
 // split divides counts into those with lost requests or worth a look, those

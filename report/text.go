@@ -125,7 +125,7 @@ func what(f *correlate.Finding, words Words) string {
 	case f.Verdict.Family() == "clean" || f.Verdict.Family() == "unknown":
 		name += ", the last"
 	}
-	if f.Response != nil && f.Response.Status != 0 {
+	if f.Response != nil && f.Response.Status != 0 && f.Response.Complete {
 		name += ", answered " + strconv.Itoa(f.Response.Status)
 	}
 	return name + ": " + words.Title
