@@ -280,6 +280,8 @@ type hinted struct {
 	hint string
 }
 
+func (h hinted) Unwrap() error { return h.error }
+
 // complain says what went wrong, and what to do about it where that is known.
 func (c *command) complain(err error) {
 	fmt.Fprintf(c.stderr, "whyreset: %s\n", oneLine(err.Error()))

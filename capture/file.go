@@ -19,7 +19,10 @@ type packet struct {
 	time Time
 	link link
 	data []byte // what was captured of it
-	wire int    // its length on the wire, at least len(data)
+	// whole is nil, or what was captured of it where data is only a copy of the
+	// beginning: to touch a mapping is to have the kernel map sixteen pages.
+	whole []byte
+	wire  int // its length on the wire, at least len(data)
 }
 
 // A file reads one capture.
@@ -37,6 +40,9 @@ type file struct {
 	ng     bool // pcapng, else pcap
 	pcap   pcapHeader
 	pcapng pcapngSection
+
+	large bool               // the packet before was larger than largePacket
+	ahead [beginningLen]byte // see beginning
 
 	dec   decoder
 	pkt   packet
@@ -146,6 +152,45 @@ func (f *file) useMap() {
 	f.ng, f.pcap = false, pcapHeader{}
 }
 
+// Packets larger than largePacket come in rows: offloading makes them of bulk. Of
+// each only the beginning is read, with a copy of beginningLen bytes, which costs
+// a third of the page faults that a look at the mapping would (24 ms against 70
+// for a gigabyte). What the tracker wants of the rest it finds in the mapping.
+const (
+	largePacket  = 16 << 10
+	beginningLen = 512
+)
+
+// beginning returns the bytes from the current position on: b itself, or a copy
+// of beginningLen bytes if a large packet is to be expected there.
+func (f *file) beginning(b []byte) []byte {
+	if !f.large || !f.in.all {
+		return b
+	}
+	n, err := f.raw.(*os.File).ReadAt(f.ahead[:], f.in.offset())
+	if err != nil || n < len(f.ahead) {
+		return b // near the end
+	}
+	return f.ahead[:]
+}
+
+// decode decodes the current packet into s.
+func (f *file) decode(s *Segment) outcome {
+	k := f.dec.decode(&f.pkt, s)
+	if f.pkt.whole == nil {
+		return k
+	}
+	head := f.pkt.data
+	at := cap(head) - cap(s.Payload)
+	if k != isTCP || len(s.Payload) == 0 || at <= 0 || at >= len(head) || &head[at] != &s.Payload[0] {
+		// Its headers are longer than the copy, or it is not what it looks like.
+		f.pkt.data = f.pkt.whole
+		return f.dec.decode(&f.pkt, s)
+	}
+	s.Payload = f.pkt.whole[at:min(at+s.Len, len(f.pkt.whole))]
+	return k
+}
+
 // Lasting implements [Source].
 func (f *file) Lasting() bool { return f.in != nil && f.in.all }
 
@@ -235,7 +280,7 @@ func (f *file) Next(s *Segment) error {
 		if err := f.read(); err != nil {
 			return err
 		}
-		switch f.dec.decode(&f.pkt, s) {
+		switch f.decode(s) {
 		case isTCP:
 			if !f.filter.Match(s) {
 				f.stats.Filtered++

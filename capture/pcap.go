@@ -91,10 +91,11 @@ func (f *file) readPcap() error {
 		}
 		return cut(err, "the packet's header", len(b), h.record)
 	}
-	sec := binary.LittleEndian.Uint32(b)
-	frac := binary.LittleEndian.Uint32(b[4:])
-	captured := binary.LittleEndian.Uint32(b[8:])
-	wire := binary.LittleEndian.Uint32(b[12:])
+	start := f.beginning(b)
+	sec := binary.LittleEndian.Uint32(start)
+	frac := binary.LittleEndian.Uint32(start[4:])
+	captured := binary.LittleEndian.Uint32(start[8:])
+	wire := binary.LittleEndian.Uint32(start[12:])
 	if h.big {
 		sec, frac = bits.ReverseBytes32(sec), bits.ReverseBytes32(frac)
 		captured, wire = bits.ReverseBytes32(captured), bits.ReverseBytes32(wire)
@@ -120,7 +121,11 @@ func (f *file) readPcap() error {
 	}
 	f.pkt.time = Time(sec)*1e9 + Time(frac)*h.unit
 	f.pkt.link = h.link
-	f.pkt.data = b[h.record:]
+	f.pkt.data, f.pkt.whole = b[h.record:], nil
+	if n > len(start) && len(start) > h.record {
+		f.pkt.data, f.pkt.whole = start[h.record:], f.pkt.data
+	}
+	f.large = n > largePacket
 	f.pkt.wire = max(int(wire), int(captured))
 	return nil
 }
