@@ -284,7 +284,9 @@ func (h hinted) Unwrap() error { return h.error }
 
 // complain says what went wrong, and what to do about it where that is known.
 func (c *command) complain(err error) {
-	fmt.Fprintf(c.stderr, "whyreset: %s\n", oneLine(err.Error()))
+	for line := range strings.SplitSeq(err.Error(), "\n") { // errors.Join puts each on a line
+		fmt.Fprintf(c.stderr, "whyreset: %s\n", oneLine(line))
+	}
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(c.stderr, "whyreset: hint: %s\n", hint)
 	}

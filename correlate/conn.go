@@ -46,6 +46,7 @@ type conn struct {
 
 	requests  int
 	responses int
+	preface   int64      // bytes of a PROXY protocol header before the first request
 	queue     []*request // without a complete and acknowledged response, oldest first; the last of them is the latest
 	answered  *request   // the last request that left the queue; nil if none has
 	current   int        // index in queue of the request whose response is being read; -1: none; -2: unasked
@@ -544,6 +545,7 @@ func (c *conn) pop(t *Tracker) {
 // newRequest returns an empty request, and freeRequest takes one back, so that
 // the steady path allocates nothing.
 func (t *Tracker) newRequest() *request {
+	t.live++
 	n := len(t.requests)
 	if n == 0 {
 		return new(request)
@@ -555,7 +557,8 @@ func (t *Tracker) newRequest() *request {
 }
 
 func (t *Tracker) freeRequest(r *request) {
-	if r != nil && cap(r.text) <= 4096 {
+	if r != nil {
+		t.live--
 		t.requests = append(t.requests, r)
 	}
 }

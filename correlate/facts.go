@@ -44,6 +44,7 @@ type facts struct {
 	unasked  response
 	respTime capture.Time // last byte of the last complete response; 0 if none
 	respEnd  int64
+	preface  int64
 
 	hasRequest bool
 	q          request  // the request that is judged; else the last one
@@ -77,7 +78,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 		clientSeen: ch.packets > 0, serverSeen: sh.packets > 0,
 		clientEnd: ch.end, serverEnd: sh.end, clientAck: ch.ack, serverAck: sh.ack,
 		lastClient: ch.lastData, lastServer: sh.lastData, clientTop: ch.top,
-		respTime: c.respTime, respEnd: c.respEnd,
+		respTime: c.respTime, respEnd: c.respEnd, preface: c.preface,
 	}
 	if c.unasked != nil {
 		f.unasked = *c.unasked
@@ -219,7 +220,7 @@ func (f *facts) closedIdle(p Party) bool {
 // firstUse reports whether q is the first request of a connection whose
 // beginning was seen: nothing went either way before it.
 func (f *facts) firstUse() bool {
-	return f.conn.StartSeen && f.q.number == 1 && f.q.start == 1 && f.q.ack <= 1
+	return f.conn.StartSeen && f.q.number == 1 && f.q.start == 1+f.preface && f.q.ack <= 1
 }
 
 // pipelined reports whether q was sent before the last response that the server

@@ -141,7 +141,7 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 		h.buf = h.buf[:0]
 	}
 	h.fresh = false
-	if h.state == atStart && len(h.buf) == 0 {
+	if h.state == atStart && len(h.buf) == 0 && (pc.off > 1 || !bytes.HasPrefix(pc.payload, []byte("\r\n\r\n\x00"))) {
 		for len(pc.payload) > 0 && (pc.payload[0] == '\r' || pc.payload[0] == '\n') {
 			pc.skip(1)
 		}
@@ -180,6 +180,11 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 		return false
 	case no:
 		h.buf = h.buf[:0]
+		if n := proxyHeader(view); n > 0 && h.bufOff == 1 && d == int(c.client) && c.requests == 0 {
+			c.preface = int64(n)
+			pc.skip(n - (len(view) - len(pc.payload)))
+			return true
+		}
 		if h.bufOff == 1 && c.startSeen && c.requests == 0 && c.responses == 0 {
 			c.notHTTP(view)
 			return false
@@ -225,6 +230,20 @@ func (c *conn) recognise(d int, view []byte, cut bool) (likeness, role) {
 		}
 	}
 	return likeResponse(view), roleResponse
+}
+
+// proxyHeader returns the length of a PROXY protocol header, of version 1 or 2,
+// at the beginning of b; 0 if there is none, or not all of one.
+func proxyHeader(b []byte) int {
+	if bytes.HasPrefix(b, []byte("PROXY ")) {
+		return bytes.IndexByte(b[:min(len(b), 108)], '\n') + 1
+	}
+	if bytes.HasPrefix(b, []byte("\r\n\r\n\x00\r\nQUIT\n")) && len(b) >= 16 {
+		if n := 16 + int(b[14])<<8 + int(b[15]); n <= len(b) {
+			return n
+		}
+	}
+	return 0
 }
 
 // notHTTP marks a connection whose first bytes are no HTTP/1 message.
@@ -458,7 +477,7 @@ func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 		c.pop(t)
 	}
 	c.settleAnswered(t)
-	if len(c.queue) >= maxPipeline {
+	if n := len(c.queue); n >= maxPipeline || n >= 8 && t.live > maxLive+len(t.all) {
 		c.untracked = true
 		c.pop(t)
 	}
@@ -474,9 +493,9 @@ func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 		r.acknowledged(at.ack)
 	}
 	switch {
-	case c.requests == 1 && off == 1 && c.openTime != 0:
+	case c.requests == 1 && off == 1+c.preface && c.openTime != 0:
 		r.idle, r.hasIdle = at.time.Sub(c.openTime), true
-	case c.requests == 1 && off == 1 && c.synAckTime != 0:
+	case c.requests == 1 && off == 1+c.preface && c.synAckTime != 0:
 		r.idle, r.hasIdle = at.time.Sub(c.synAckTime), true
 	case c.respTime != 0 && (len(c.queue) == 1 || c.queue[len(c.queue)-2].resp.complete):
 		r.idle, r.hasIdle = at.time.Sub(c.respTime), true
@@ -487,15 +506,23 @@ func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 	}
 }
 
-// maxPipeline bounds the outstanding requests that are kept of a connection.
-const maxPipeline = 16384
+const (
+	// maxPipeline bounds the outstanding requests that are kept of a connection.
+	maxPipeline = 16384
+	// maxLive bounds those of all connections together, beside one for each.
+	maxLive = 1 << 17
+	// maxTarget bounds what is kept of a request target.
+	maxTarget = 2048
+)
 
 // noteHead keeps what a head says of its message, whether it is whole or cut.
 func (c *conn) noteHead(d int, hd *head) {
 	if d == int(c.client) {
 		r := c.queue[len(c.queue)-1]
-		r.nmethod, r.ntarget = len(hd.method), len(hd.target)
-		r.text = append(append(append(r.text[:0], hd.method...), hd.target...), hd.host...)
+		method := hd.method[:min(len(hd.method), 32)]
+		target := hd.target[:min(len(hd.target), maxTarget)]
+		r.nmethod, r.ntarget = len(method), len(target)
+		r.text = append(append(append(r.text[:0], method...), target...), hd.host[:min(len(hd.host), 255)]...)
 		r.head = string(hd.method) == "HEAD"
 		r.connect = string(hd.method) == "CONNECT"
 		r.close = hd.close || hd.minor == 0 && !hd.keepAlive

@@ -32,6 +32,8 @@ const (
 	// maxRetired bounds the reported connections that stay in the table to catch
 	// what comes late.
 	maxRetired = 8192
+	// maxHeld bounds the verdicts that wait for a timer at once.
+	maxHeld = 4096
 	// answerWait is how long a request must have waited, when the capture ends,
 	// for its server to count as silent.
 	answerWait = time.Minute
@@ -49,6 +51,7 @@ type Tracker struct {
 	all       []*conn
 	spare     []*conn
 	requests  []*request // to be used again
+	live      int        // requests in use
 	hand      int
 	pendBytes int
 
@@ -324,7 +327,7 @@ func (t *Tracker) release() {
 
 // releaseHeld reports the findings whose timer has not been learned in time.
 func (t *Tracker) releaseHeld() {
-	for len(t.held) > 0 && t.held[0].until <= t.now {
+	for len(t.held) > 0 && (t.held[0].until <= t.now || len(t.held) > maxHeld) {
 		h := t.held[0]
 		t.held = t.held[1:]
 		t.report(h.f, h.f.decide())
