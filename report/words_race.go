@@ -101,7 +101,7 @@ var raceWords = map[correlate.Verdict]Words{
 		Meaning: "The server ended a busy connection because it had served its number of requests or had reached its age, without announcing it by Connection: close in the last response. " +
 			"The next request was already under way. The close acknowledges none of it, or came with the same counts on other connections.",
 		Blame: "the server's settings: a limit that is enforced unannounced",
-		Rule: "The rule of idle-race, idle-race-unread or idle-race-rst holds, there was next to no idle time, and the number of responses or the age is a usual limit (100, 1000, one hour) or one at which this server closed other connections. " +
+		Rule: "The rule of idle-race or idle-race-rst holds, there was next to no idle time, and the number of responses or the age is a usual limit (100, 1000, one hour) or one at which this server closed other connections. " +
 			"Proven, as for idle-race, that the server had none of the request; that a limit was the reason is inferred from the number.",
 		Doubt:   "the server may have closed for another reason at that number of requests; several connections that end at the same number would tell",
 		Saw:     sawEOF,
@@ -155,8 +155,9 @@ var staleWords = map[correlate.Verdict]Words{
 		Meaning: "After a long idle time the request was answered by a bare reset, although the capture covers the idle time and shows no close. " +
 			"Something had forgotten the connection: the server's machine restarted, or a NAT gateway, load balancer or firewall on the way dropped its entry.",
 		Blame: "what is between, or a restart of the server: packets alone do not tell which, unless the reset's TTL differs from the server's",
-		Rule: "The connection was in use before and then idle for 10 s or more, the capture lacks nothing of it, no FIN or reset came from the server, and the reset carries the number that the request acknowledged. " +
-			"That the bytes were refused is certain; that no close preceded is strong after a minute of idle time and weak before; who forgot is inferred.",
+		Rule: "The connection was in use before, the capture lacks nothing of it, no FIN or reset came from the server, and the reset carries the number that the request acknowledged; " +
+			"and it came sooner than the server can answer, or with another TTL than the server's segments have, or the connection had been idle for 10 s or more. " +
+			"That the bytes were refused is certain; that no close preceded is strong in the first two cases and after a minute of idle time, and weak before; who forgot is inferred.",
 		Doubt:   "a close may have been sent that the capture lacks; a capture on the server's side of the middlebox would tell",
 		Saw:     sawReset,
 		Prints:  printsReset,
