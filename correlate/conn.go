@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"slices"
+	"sort"
 	"time"
 
 	"whyreset/capture"
@@ -40,6 +41,7 @@ type conn struct {
 	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
 	synFrame                      uint64
 	synFile                       int32
+	file                          int32  // of the last segment
 	pendingSYN                    uint32 // sequence number of a SYN that met this connection while it was open
 	pendingFrom                   int8   // the half that sent it, -1 if there is none
 	pendingTime                   capture.Time
@@ -195,6 +197,7 @@ type piece struct {
 type request struct {
 	number           int
 	start, end       int64 // its bytes; end is the last one known while it is not complete
+	base             int64 // behind the last interim response to it; 0 if there was none
 	complete         bool  // sent whole
 	framed           bool  // its head was read, so that complete means something
 	head             bool  // HEAD: no body in the response
@@ -239,6 +242,7 @@ type response struct {
 	began, complete bool
 	framed          bool // complete means something
 	untilClose      bool // its body ends where the connection is closed
+	impliedClose    bool // and only the lack of a length says so
 	close           bool // it announces the end of the connection
 	hasAck          bool
 	status          int
@@ -288,6 +292,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	h, p := &c.half[d], &c.half[1-d]
 	h.packets++
 	c.last = max(c.last, s.Time)
+	c.file = int32(s.File)
 	if !h.based {
 		switch {
 		case s.Flags&capture.SYN != 0:
@@ -498,10 +503,10 @@ func (c *conn) again(t *Tracker, h *half, d int, pc *piece, s *capture.Segment) 
 	if d != int(c.client) {
 		return
 	}
-	for i := range c.queue {
-		r := c.queue[i]
-		if pc.off+int64(pc.n) <= r.start || pc.off >= r.end {
-			continue
+	from := sort.Search(len(c.queue), func(i int) bool { return c.queue[i].end > pc.off })
+	for _, r := range c.queue[from:] {
+		if pc.off+int64(pc.n) <= r.start {
+			break
 		}
 		if pc.off <= r.start {
 			if !copied {

@@ -76,10 +76,7 @@ func (f *facts) firstOf(rules []rule) ruling {
 			return *x
 		}
 	}
-	if x := incomplete(f, "no close, reset or answer that would explain it was captured"); x != nil {
-		return *x
-	}
-	return ruling{verdict: Unknown, why: "no rule explains what was captured"}
+	return *incomplete(f, "no close, reset or answer that would explain it was captured")
 }
 
 // oneSided gives up where the server's direction, or the client's, is not in the
@@ -101,7 +98,8 @@ func clientUnseen(f *facts) *ruling {
 	return incomplete(f, "the server acknowledged something of the client's that was not captured")
 }
 
-// incomplete says that the capture lacks what a verdict needs.
+// incomplete says that the capture lacks what a verdict needs; Unknown, if it
+// seems to lack nothing. It accuses nobody, and never returns nil.
 func incomplete(f *facts, why string) *ruling {
 	var what string
 	v := CaptureIncomplete
@@ -121,7 +119,7 @@ func incomplete(f *facts, why string) *ruling {
 	case f.missing&missingSync != 0:
 		what, v = "the messages could not be told apart", Unknown
 	default:
-		return nil
+		what, v = "nothing seems to be missing", Unknown
 	}
 	r := &ruling{verdict: v, by: f.first, close: f.closeOf(f.first), why: what}
 	r.note(f.q.frame, f.q.file, "%s: %s", what, why)

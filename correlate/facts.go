@@ -40,11 +40,12 @@ type facts struct {
 	clientAck, serverAck   int64        // the highest it acknowledged, other than in a RST
 	lastClient, lastServer capture.Time // their last data
 
-	ttl      uint8 // of the server's segments other than RSTs
-	unasked  response
-	respTime capture.Time // last byte of the last complete response; 0 if none
-	respEnd  int64
-	preface  int64
+	clientTTL uint8 // the same of the client's
+	ttl       uint8 // of the server's segments other than RSTs
+	unasked   response
+	respTime  capture.Time // last byte of the last complete response; 0 if none
+	respEnd   int64
+	preface   int64
 
 	hasRequest bool
 	q          request  // the request that is judged; else the last one
@@ -89,12 +90,13 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	if f.time == 0 {
 		f.time = c.last
 		if f.atEnd {
-			f.time = t.now
+			f.now = t.clock(c)
+			f.time = f.now
 		}
 	}
 	f.K, f.Kc = firstClose(sh), firstClose(ch)
 	f.first = whoFirst(&f.K, &f.Kc)
-	f.ttl = sh.ttl
+	f.ttl, f.clientTTL = sh.ttl, ch.ttl
 	f.conn = Connection{
 		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
 		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
@@ -234,7 +236,7 @@ func (f *facts) responseBase() int64 {
 	if f.q.resp.began {
 		return f.q.resp.start
 	}
-	base := f.q.ack
+	base := max(f.q.ack, f.q.base)
 	if f.hasPrev {
 		base = max(base, f.prev.end)
 	}
@@ -286,6 +288,11 @@ func (f *facts) clientUnseen() bool {
 	if f.Kc.kind == FINClose && f.Kc.off == top {
 		top++
 	}
+	for _, r := range f.refusals { // bear what the server acknowledged
+		if r.off > top {
+			return true
+		}
+	}
 	return max(f.serverAck, f.clientTop) > top || f.K.hasAck && f.K.ack > top || f.Kc.kind == FINClose && f.Kc.off > top
 }
 
@@ -305,11 +312,10 @@ func (f *facts) answered() bool {
 }
 
 func (f *facts) wholeResponse() bool {
-	r := &f.q.resp
-	if r.untilClose && !r.complete {
-		return f.K.kind == FINClose && f.K.off == r.end && f.missing&missingBytes == 0 && !f.rstS.seen()
+	if f.q.resp.untilClose && !f.q.resp.complete {
+		return f.K.kind == FINClose && !f.rstS.seen() // what the FIN ends is whole, whatever the capture lacks of it
 	}
-	return r.complete
+	return f.q.resp.complete
 }
 
 // rejected returns the RST by which the server's TCP refused a segment of q: it
@@ -339,6 +345,14 @@ func (f *facts) delay() (d time.Duration, exact bool) {
 
 // timer returns the server's idle timer as known now; nil if it is not.
 func (f *facts) timer() *Timer { return f.server.timer() }
+
+// halfClosed reports whether the client, after its FIN, went on to acknowledge
+// the server's data: it had shut down one direction, and was still reading. The
+// kernel answers data for a socket that was closed with a reset.
+func (f *facts) halfClosed() bool {
+	return f.Kc.kind == FINClose && f.Kc.hasAck && len(f.refusals) == 0 && !f.rstC.seen() &&
+		min(f.clientAck, f.serverEnd) > f.Kc.ack
+}
 
 // due says how the server's close compares with its idle timer.
 type due uint8

@@ -95,12 +95,19 @@ func likeRequest(b []byte, cut bool) likeness {
 	return no
 }
 
+// likelyRequest reports whether the request line at the beginning of b has a
+// method that is in use and a target of a usual form.
+func likelyRequest(b []byte) bool {
+	method, rest, _ := bytes.Cut(b, []byte(" "))
+	return likeCutRequest(method, rest) == yes
+}
+
 // likeCutRequest judges a request line whose end was not captured: there only
 // the method and the form of the target speak for HTTP.
 func likeCutRequest(method, target []byte) likeness {
 	switch string(method) {
 	case "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "REPORT", "MKCOL", "MOVE", "COPY", "LOCK", "UNLOCK", "PURGE":
-		if len(target) > 0 && (target[0] == '/' || bytes.HasPrefix(target, []byte("http"))) {
+		if len(target) > 0 && (target[0] == '/' || target[0] == '*' || bytes.HasPrefix(target, []byte("http"))) {
 			return yes
 		}
 	case "CONNECT":
@@ -158,6 +165,7 @@ func parseHead(b []byte, request bool, h *head) int {
 		return 0
 	}
 	h.startLine(trimCR(b[:pos-1]), request)
+	framing := false // the field before this line frames the message
 	for {
 		n := bytes.IndexByte(b[pos:], '\n')
 		if n < 0 {
@@ -168,8 +176,13 @@ func parseHead(b []byte, request bool, h *head) int {
 		if len(line) == 0 {
 			break
 		}
-		if len(line) >= 4 {
-			h.field(line, request)
+		switch {
+		case line[0] == ' ' || line[0] == '\t':
+			// A folded line (RFC 9112, section 5.2). Whether it belongs to a field
+			// that frames the message is a matter of opinion between programs.
+			h.invalid = h.invalid || framing
+		case len(line) >= 4:
+			framing = h.field(line, request)
 		}
 	}
 	if (h.chunked || h.coded) && h.length >= 0 {
@@ -226,8 +239,9 @@ func versionAt(line []byte) int {
 }
 
 // field takes in one header field. Only a few names matter, and their first
-// letters rule out most others before a name is compared.
-func (h *head) field(line []byte, request bool) {
+// letters rule out most others before a name is compared. It reports whether the
+// field frames the message.
+func (h *head) field(line []byte, request bool) bool {
 	switch line[0] | 0x20 {
 	case 'h':
 		if v, ok := field(line, "host"); ok && request {
@@ -248,23 +262,32 @@ func (h *head) field(line []byte, request bool) {
 	case 't':
 		if v, ok := field(line, "transfer-encoding"); ok {
 			h.transferEncoding(v)
+			return true
 		}
 	case 'c':
 		if v, ok := field(line, "content-length"); ok {
 			h.contentLength(v)
+			return true
 		} else if v, ok := field(line, "connection"); ok {
 			h.connection(v)
 		}
 	}
+	return false
 }
 
 // field returns the value of a header field line, without the white space around
 // it, if its name is name (in lower case).
 func field(line []byte, name string) ([]byte, bool) {
-	if len(line) <= len(name) || line[len(name)] != ':' || !equalFold(line[:len(name)], name) {
+	if len(line) <= len(name) || !equalFold(line[:len(name)], name) {
 		return nil, false
 	}
-	return trim(line[len(name)+1:]), true
+	rest := line[len(name):]
+	if rest[0] != ':' { // white space before the colon: wrong, and accepted by some
+		if rest = trim(rest); len(rest) == 0 || rest[0] != ':' {
+			return nil, false
+		}
+	}
+	return trim(rest[1:]), true
 }
 
 func trim(b []byte) []byte {

@@ -10,7 +10,8 @@ const (
 	inHead                       // a start line or header field
 	inBody                       // half.left bytes of content
 	chunkSize                    // a chunk-size line
-	inChunk                      // half.left bytes of a chunk and the line break behind it
+	inChunk                      // half.left bytes of a chunk
+	chunkBreak                   // the line break behind a chunk
 	inTrailer                    // trailer fields
 	untilClose                   // content that ends with the connection
 	passing                      // nothing that is framed here: upgraded, tunnelled, not HTTP
@@ -44,7 +45,7 @@ func (c *conn) frame(t *Tracker, d int, pc *piece) {
 				return
 			}
 			if h.state == inChunk {
-				h.state = chunkSize
+				h.state = chunkBreak
 				continue
 			}
 			c.messageEnd(t, d, pc)
@@ -53,7 +54,7 @@ func (c *conn) frame(t *Tracker, d int, pc *piece) {
 			h.extend(c, d, pc)
 		case passing:
 			return
-		case chunkSize, inTrailer:
+		case chunkSize, chunkBreak, inTrailer:
 			if !c.line(t, d, pc) {
 				return
 			}
@@ -164,6 +165,9 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 	}
 	cut := len(pc.payload) < pc.n
 	like, role := c.recognise(d, view, cut)
+	if like == yes && h.state == lost && role == roleRequest && !likelyRequest(view) {
+		like = no // in the middle of content, little is needed to look like a request
+	}
 	switch like {
 	case maybe:
 		if cut {
@@ -384,7 +388,23 @@ func (c *conn) noteCutHead(d int) {
 		var hd head
 		parseHead(h.buf, d == int(c.client), &hd)
 		c.noteHead(d, &hd)
+		// A head without an end is surely not complete: that is all that framing
+		// is needed for.
+		if d == int(c.client) {
+			c.queue[len(c.queue)-1].framed = true
+		} else if r := c.reading(); r != nil {
+			r.framed = true
+		}
 	}
+}
+
+// giveUp lets go of the oldest request without knowing what became of it.
+func (c *conn) giveUp(t *Tracker) {
+	if r := c.queue[0]; !r.resp.complete {
+		c.untracked = true
+		t.sum.Unjudged++
+	}
+	c.pop(t)
 }
 
 // line reads a chunk-size line or a trailer field.
@@ -414,26 +434,29 @@ func (c *conn) line(t *Tracker, d int, pc *piece) bool {
 		ln = h.buf
 	}
 	ln = bytes.TrimSuffix(ln, []byte("\r"))
-	size, trailer := int64(0), h.state == inTrailer
-	ok := true
-	if !trailer {
+	size, state := int64(0), h.state
+	empty := len(ln) == 0
+	ok := empty || state == inTrailer
+	if state == chunkSize {
 		size, ok = parseChunkSize(ln)
 	}
-	empty := len(ln) == 0
 	h.buf = h.buf[:0]
 	pc.skip(i + 1)
 	h.extend(c, d, pc)
 	switch {
 	case !ok:
 		c.loseSync(d, missingSync)
+		c.unframed(d, pc)
 		return false
-	case trailer && empty:
+	case state == inTrailer && empty:
 		c.messageEnd(t, d, pc)
-	case trailer:
+	case state == inTrailer:
+	case state == chunkBreak:
+		h.state = chunkSize
 	case size == 0:
 		h.state = inTrailer
 	default:
-		h.state, h.left = inChunk, size+2 // and the line break behind it
+		h.state, h.left = inChunk, size
 	}
 	return true
 }
@@ -444,11 +467,14 @@ func parseChunkSize(b []byte) (int64, bool) {
 		b = b[:i]
 	}
 	b = trim(b)
-	if len(b) == 0 || len(b) > 15 {
+	if len(b) == 0 {
 		return 0, false
 	}
 	var n int64
 	for _, c := range b {
+		if n >= 1<<55 {
+			return 0, false
+		}
 		switch {
 		case isDigit(c):
 			n = n<<4 | int64(c-'0')
@@ -466,20 +492,28 @@ func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 	// The client goes on: earlier requests whose responses could not be framed
 	// had what the client wanted of them.
 	for len(c.queue) > 0 && c.queue[0].resp.began && !c.queue[0].resp.framed {
-		c.untracked = true
-		c.pop(t)
+		c.giveUp(t)
+	}
+	// And a response without a length, on a connection that was not to be closed,
+	// did not last until the close if the client goes on behind it.
+	if sh := &c.half[1-c.client]; sh.state == untilClose && at.hasAck {
+		if r := c.reading(); r != nil && r.impliedClose && at.ack > r.start {
+			c.loseSync(1-int(c.client), missingSync)
+			c.current = -1
+			for len(c.queue) > 0 {
+				c.giveUp(t)
+			}
+		}
 	}
 	// And where the server's bytes could not be framed, a request that was sent
 	// with more of them acknowledged follows an answer that nobody could read.
 	for len(c.queue) > 0 && c.half[1-c.client].state == lost && !c.queue[0].resp.complete &&
 		at.hasAck && at.ack > c.queue[0].ack {
-		c.untracked = true
-		c.pop(t)
+		c.giveUp(t)
 	}
 	c.settleAnswered(t)
 	if n := len(c.queue); n >= maxPipeline || n >= 8 && t.live > maxLive+len(t.all) {
-		c.untracked = true
-		c.pop(t)
+		c.giveUp(t)
 	}
 	c.requests++
 	r := t.newRequest()
@@ -560,11 +594,11 @@ func (c *conn) beginResponse(t *Tracker, off int64, at *stamp) {
 	resp := response{began: true, start: off, end: off, ack: at.ack, hasAck: at.hasAck, time: at.time, lastTime: at.time, frame: at.frame, file: at.file}
 	c.current = -1
 	// After a gap the oldest requests may have been answered where the capture
-	// saw nothing; the acknowledgement tells which were complete by now.
-	if c.missing != 0 {
-		for len(c.queue) > 1 && c.queue[0].resp.began && !c.queue[0].resp.complete {
-			c.untracked = true
-			c.pop(t)
+	// saw nothing. The response is then taken for that to the latest request that
+	// the server had, and of those before it nothing is known.
+	if c.missing != 0 && at.hasAck {
+		for len(c.queue) > 1 && c.queue[1].start < at.ack {
+			c.giveUp(t)
 		}
 	}
 	for i := range c.queue {
@@ -608,7 +642,7 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 	case hd.status < 200:
 		// An interim response: the final one is still to come.
 		if req != nil {
-			req.resp = response{}
+			req.resp, req.base = response{}, pc.off
 		}
 		c.current = -1
 		h.state = atStart
@@ -639,7 +673,7 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 	default:
 		h.state = untilClose
 		if resp != nil {
-			resp.untilClose, resp.close = true, true
+			resp.untilClose, resp.impliedClose, resp.close = true, !resp.close, true
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package correlate
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Rules for requests that one end gave up while they were under way.
 
@@ -61,9 +64,14 @@ func clientAbort(f *facts) *ruling {
 	k := f.Kc
 	gone := len(f.refusals) > 0 // answers segments of a connection it no longer has
 	switch {
+	case f.first == Client && f.halfClosed():
+		return nil
 	case f.first == Client:
 	case !k.seen() && gone && !f.K.seen():
 		r := f.refusals[0]
+		if f.clientTTL != 0 && r.ttl != f.clientTTL {
+			return incomplete(f, "a reset with another TTL than the client's stands in its name")
+		}
 		k = closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}
 	default:
 		return nil
@@ -76,9 +84,15 @@ func clientAbort(f *facts) *ruling {
 	}
 	x := &ruling{confidence: Proven, lost: true, by: Client, close: &k}
 	switch {
-	case k.kind == ActiveReset, gone:
+	case k.kind == ActiveReset, gone && k.kind == FINClose:
+	case gone:
+		x.confidence = Strong // no close of the client's was seen
 	case f.K.seen() || f.serverReset(): // the server closed in turn, without a complete response
 		x.confidence = Strong
+		if f.q.complete && k.time.Sub(f.q.lastTime) < atOnce {
+			x.confidence = Weak
+			x.note(0, 0, "a client that closes its sending side behind the request, and reads on, would look the same")
+		}
 	case f.now.Sub(k.time) >= linger:
 		x.confidence = Weak // it may have closed one direction only, and still be waiting
 	default:
@@ -106,7 +120,7 @@ func clientAbort(f *facts) *ruling {
 		x.note(k.frame, k.file, "the client's %s (frame %d) came after %d bytes of a request (frame %d) that was not complete", k.name(), k.frame, f.q.end-f.q.start, f.q.frame)
 	case had > 0:
 		x.verdict, x.retry = ClientAbortMidResponse, RetryUnsafe
-		x.note(k.frame, k.file, "the client's %s (frame %d) came when it had acknowledged %d bytes of the response (frame %d), which was not complete", k.name(), k.frame, had, resp.frame)
+		x.note(k.frame, k.file, "the client's %s (frame %d) came when it had acknowledged %d bytes of the response (frame %d), and not the end of it", k.name(), k.frame, had, resp.frame)
 	default:
 		x.verdict, x.retry = ClientAbortBeforeResponse, RetryAmbiguous
 		x.note(k.frame, k.file, "the client's %s (frame %d) came %s after its request (frame %d), before any byte of a response had reached it",
@@ -124,10 +138,20 @@ func clientAbort(f *facts) *ruling {
 	return x
 }
 
+// atOnce is how soon after a request the FIN of a client comes that only shuts
+// down its sending side, as nc -N does.
+const atOnce = 50 * time.Millisecond
+
 // bothClosed: each end closed without knowing of the other's close, and the
 // server had the request. Either may be the cause.
 func bothClosed(f *facts) *ruling {
 	if f.first != BothParties || f.q.resp.complete {
+		return nil
+	}
+	if f.q.resp.began && !f.q.resp.framed || !f.q.resp.began && !f.silent() || !f.q.framed {
+		return incomplete(f, "whether the request was answered before both ends closed is not known")
+	}
+	if f.q.resp.began && f.wholeResponse() {
 		return nil
 	}
 	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryAmbiguous, by: BothParties, close: f.serverClose(), why: "both ends closed at once",
@@ -192,8 +216,7 @@ func closeBeforeResponse(f *facts) *ruling {
 		return incomplete(f, "the server's sequence numbers leave room for a response that was not captured")
 	}
 	x := &ruling{verdict: CloseBeforeResponse, confidence: Proven, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
-	x.note(f.K.frame, f.K.file, "server's FIN (frame %d) acknowledges %d, the request (frame %d) is bytes %d to %d: the server's TCP had it",
-		f.K.frame, f.K.ack, f.q.frame, f.q.start, f.q.end-1)
+	x.noteHad(f)
 	x.note(f.K.frame, f.K.file, "and its sequence number %d is where the response was due: not a byte of one was sent", f.K.off)
 	if f.K.resent {
 		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the first copy of the close was not captured"
@@ -207,7 +230,11 @@ func closeBeforeResponse(f *facts) *ruling {
 	}
 	x.confidence = Strong
 	switch at := f.atTimer(); {
-	case at != dueNow:
+	case at == dueLater:
+	case at == dueUnknown:
+		if f.server.product == "" || f.server.closesByHalves() {
+			x.confidence = Weak
+		}
 	case sure && f.server.closesByHalves():
 		x.verdict, x.confidence = IdleRaceLingering, Weak
 		x.noteTimer(f, "which fits the server's idle timer, and it closes idle connections by halves")
@@ -241,8 +268,7 @@ func abortBeforeResponse(f *facts) *ruling {
 		return x
 	}
 	x := &ruling{verdict: AbortBeforeResponse, confidence: Strong, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
-	x.note(f.K.frame, f.K.file, "server's reset (frame %d) acknowledges %d, the request (frame %d) is bytes %d to %d: the server's TCP had it",
-		f.K.frame, f.K.ack, f.q.frame, f.q.start, f.q.end-1)
+	x.noteHad(f)
 	could, sure := f.couldBeIdle()
 	if !could {
 		d, _ := f.delay()
@@ -272,6 +298,16 @@ func abortBeforeResponse(f *facts) *ruling {
 	return x
 }
 
+// noteHad tells how much of the request the server's TCP had when it closed.
+func (x *ruling) noteHad(f *facts) {
+	had := "the server's TCP had it"
+	if f.K.ack < f.q.end || !f.q.complete {
+		had = fmt.Sprintf("the server's TCP had %d bytes of it", min(f.K.ack, f.q.end)-f.q.start)
+	}
+	x.note(f.K.frame, f.K.file, "server's %s (frame %d) acknowledges %d, the request (frame %d) is bytes %d to %d: %s",
+		f.K.name(), f.K.frame, f.K.ack, f.q.frame, f.q.start, f.q.end-1, had)
+}
+
 func (f *facts) notIdle() string {
 	d, exact := f.delay()
 	switch {
@@ -292,12 +328,7 @@ func cutResponse(f *facts) *ruling {
 	if !r.began || !f.K.seen() && !f.serverReset() {
 		return nil
 	}
-	if !r.framed && r.status == 0 && f.missing&(missingBytes|missingHead|missingSync) == 0 && f.K.kind == FINClose && f.shown() {
-		x := &ruling{verdict: TruncatedResponse, confidence: Proven, retry: RetryUnsafe, lost: true, by: Server, close: f.serverClose()}
-		x.note(f.K.frame, f.K.file, "server's FIN (frame %d) comes inside the header section of the response (frame %d)", f.K.frame, r.frame)
-		return x
-	}
-	if !r.framed && f.missing&(missingBytes|missingHead|missingSync) != 0 {
+	if !r.framed {
 		return incomplete(f, "where the response ends is not known")
 	}
 	if f.serverTop() > max(f.serverEnd, r.end) || f.clientAck > f.serverEnd+1 {

@@ -52,10 +52,7 @@ func nothingFramed(f *facts) *ruling {
 	if f.unasked.began && f.clientEnd <= 1 {
 		return nil
 	}
-	if x := incomplete(f, "no message could be read"); x != nil {
-		return x
-	}
-	return &ruling{verdict: Unknown, by: f.first, close: f.closeOf(f.first), why: "no message could be read"}
+	return incomplete(f, "no message could be read")
 }
 
 func unusedConnection(f *facts) *ruling {

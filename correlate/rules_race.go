@@ -24,7 +24,8 @@ func lateReuse(f *facts) *ruling {
 			x.candidates = []Verdict{IdleRace, LateReuse}
 			x.note(f.q.frame, f.q.file, "but this is not the first copy of the request, and the first may have crossed the FIN")
 		}
-	case f.unasked.began && f.q.ack > f.unasked.start:
+	case f.unasked.began && f.q.ack > f.unasked.start && (f.unasked.close || f.unasked.status == 408) &&
+		f.first != Client && (f.hadNothing() || f.serverReset()):
 		x.modifiers = append(x.modifiers, "announced")
 		x.note(f.unasked.frame, f.unasked.file, "the client's TCP had the server's unasked response %d (frame %d) when it sent the request (frame %d), which acknowledges %d",
 			f.unasked.status, f.unasked.frame, f.q.frame, f.q.ack)
@@ -70,6 +71,12 @@ func idle408Race(f *facts) *ruling {
 func pipelinedLost(f *facts) *ruling {
 	if f.q.resp.began || !f.pipelined() || !f.K.seen() || !f.K.hasAck || f.first == Client || !f.silent() {
 		return nil
+	}
+	if f.missing&(missingBytes|missingHead|missingSync) != 0 {
+		if f.K.ack <= f.q.start {
+			return nil // whatever it was behind, the server had none of it
+		}
+		return incomplete(f, "which response belongs to which request is not known")
 	}
 	x := &ruling{verdict: PipelinedLost, confidence: Strong, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
 	if f.behind {

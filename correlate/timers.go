@@ -10,17 +10,18 @@ import (
 
 // A server is what was learned of one server endpoint and of those who use it.
 type server struct {
-	closes   learner // from the last response byte to the server's close of the idle connection
-	clients  learner // the same for the client's close
-	stated   time.Duration
-	maxReuse time.Duration
-	gaps     []time.Duration // idle times before a reuse, as the client saw them: the latest, at most maxSamples
-	reuses   uint64          // how many there were
-	rtt      time.Duration   // least handshake round trip; 0 if none was seen
-	races    uint64
-	product  string      // the first product in its Server header, in lower case
-	lingers  bool        // it was seen to acknowledge requests after its own FIN
-	limits   map[int]int // how often it closed right after its nth response
+	closes     learner // from the last response byte to the server's close of the idle connection
+	clients    learner // the same for the client's close
+	stated     time.Duration
+	maxReuse   time.Duration
+	gaps       []time.Duration // idle times before a reuse, as the client saw them: the latest, at most maxSamples
+	reuses     uint64          // how many there were
+	rtt        time.Duration   // least handshake round trip; 0 if none was seen
+	races      uint64
+	product    string      // the first product in its Server header, in lower case
+	considered int         // how many closes there were when held verdicts were last looked at
+	lingers    bool        // it was seen to acknowledge requests after its own FIN
+	limits     map[int]int // how often it closed right after its nth response
 }
 
 // maxServers bounds the servers whose timers are learned.
@@ -221,9 +222,15 @@ func (t *Tracker) learn(f *facts) {
 
 // reconsider reports the held findings that the server's timer now decides.
 func (t *Tracker) reconsider(s *server) {
-	if len(t.held) == 0 || s.closes.timer() == nil {
+	// All of them again at every close would take quadratic time; what two closes
+	// do not decide, four may.
+	if len(t.held) == 0 || s.closes.total < 2*s.considered {
 		return
 	}
+	if s.closes.timer() == nil {
+		return
+	}
+	s.considered = s.closes.total
 	kept := t.held[:0]
 	for _, h := range t.held {
 		if h.f.server == s {

@@ -46,6 +46,7 @@ type Tracker struct {
 	brief     bool
 	scratch   facts
 	now       capture.Time
+	clocks    []capture.Time // the same of each file
 	table     *table
 	last      *conn // the connection of the previous segment
 	all       []*conn
@@ -105,6 +106,10 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 
 // Add takes the next segment of the capture. It keeps no reference to s.
 func (t *Tracker) Add(s *capture.Segment) {
+	for s.File >= len(t.clocks) {
+		t.clocks = append(t.clocks, 0)
+	}
+	t.clocks[s.File] = max(t.clocks[s.File], s.Time)
 	if s.Time > t.now {
 		t.now = s.Time
 		if t.nextEnded < len(t.ended) || len(t.held) > 0 {
@@ -348,6 +353,15 @@ func (t *Tracker) finish(c *conn, atEnd bool) {
 	}
 	t.retired[t.nextOut], c.ring = c, t.nextOut
 	t.nextOut = (t.nextOut + 1) % maxRetired
+}
+
+// clock returns the time at which the capture that last showed c ended: another
+// file that was read with it may be from another day.
+func (t *Tracker) clock(c *conn) capture.Time {
+	if len(t.clocks) <= 1 {
+		return t.now
+	}
+	return t.clocks[c.file]
 }
 
 // Tick tells the tracker that the capture's clock has reached now, so that
