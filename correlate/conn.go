@@ -36,7 +36,7 @@ type conn struct {
 	start capture.Time
 	last  capture.Time
 	ended capture.Time // when it ended; 0 while it has not
-	ring  int          // where it stands in the tracker's ring of retired connections
+	ring  int32        // where it stands in the tracker's ring of retired connections
 
 	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
 	synFrame                      uint64
@@ -48,10 +48,11 @@ type conn struct {
 
 	requests  int
 	responses int
-	preface   int64      // bytes of a PROXY protocol header before the first request
+	preface   int32      // bytes of a PROXY protocol header before the first request
 	queue     []*request // without a complete and acknowledged response, oldest first; the last of them is the latest
 	answered  *request   // the last request that left the queue; nil if none has
-	current   int        // index in queue of the request whose response is being read; -1: none; -2: unasked
+	current   int32      // index in queue of the request whose response is being read; -1: none; -2: unasked
+	firstOpen int32      // how many requests at the head of queue have their whole response
 	unasked   *response  // a response that no request had asked for; nil if there was none
 
 	respTime capture.Time // last byte of the last complete response
@@ -200,6 +201,7 @@ type request struct {
 	base             int64 // behind the last interim response to it; 0 if there was none
 	complete         bool  // sent whole
 	framed           bool  // its head was read, so that complete means something
+	headEnded        bool  // the end of its head was sent
 	head             bool  // HEAD: no body in the response
 	connect          bool
 	refused          bool // its content was refused (Expect: 100-continue) and never sent
@@ -544,6 +546,9 @@ func (c *conn) pop(t *Tracker) {
 	c.queue = c.queue[:n]
 	if c.current >= 0 {
 		c.current--
+	}
+	if c.firstOpen > 0 {
+		c.firstOpen--
 	}
 }
 

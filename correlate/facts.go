@@ -79,7 +79,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 		clientSeen: ch.packets > 0, serverSeen: sh.packets > 0,
 		clientEnd: ch.end, serverEnd: sh.end, clientAck: ch.ack, serverAck: sh.ack,
 		lastClient: ch.lastData, lastServer: sh.lastData, clientTop: ch.top,
-		respTime: c.respTime, respEnd: c.respEnd, preface: c.preface,
+		respTime: c.respTime, respEnd: c.respEnd, preface: int64(c.preface),
 	}
 	if c.unasked != nil {
 		f.unasked = *c.unasked
@@ -306,9 +306,13 @@ func (f *facts) answered() bool {
 	if !f.wholeResponse() {
 		return false
 	}
+	got := f.clientAck
+	if f.rstC.hasAck {
+		got = max(got, f.rstC.ack)
+	}
 	// A RST in answer to the server's FIN says nothing about the response.
 	refused := len(f.refusals) > 0 && !(f.K.kind == FINClose && f.first != Client) || f.rstC.seen() && f.rstC.hasAck && f.rstC.ack < r.end
-	return f.clientAck >= r.end || !refused
+	return got >= r.end || !refused
 }
 
 func (f *facts) wholeResponse() bool {
@@ -336,10 +340,11 @@ func (f *facts) serverReset() bool {
 	return f.rstS.seen() || slices.ContainsFunc(f.replies, func(r replyRST) bool { return r.taken })
 }
 
-// delay is how long after the end of q had reached the server its close was
-// sent. It is not exact if the round trip from here to the server is not known.
+// delay is how long after the first byte of q had reached the server its close
+// was sent. It is not exact if the round trip from here to the server is not
+// known.
 func (f *facts) delay() (d time.Duration, exact bool) {
-	d = f.K.time.Sub(f.q.lastTime) - f.serverRTT
+	d = f.K.time.Sub(f.q.time) - f.serverRTT
 	return max(d, 0), f.serverRTT > 0
 }
 
@@ -354,32 +359,46 @@ func (f *facts) halfClosed() bool {
 		min(f.clientAck, f.serverEnd) > f.Kc.ack
 }
 
-// due says how the server's close compares with its idle timer.
+// due says how the server's close of q compares with its idle timer.
 type due uint8
 
 const (
 	dueUnknown due = iota // the timer is not known well enough to tell
-	dueNow                // it came when the timer was due
-	dueLater              // it came well before
+	dueNow                // the timer was due when q came, and when the close came
+	dueLater              // it was not due yet when one of them came
 )
 
-// atTimer compares the server's close with its idle timer.
+// busy is how long a server that has much to do may take from its timer to its
+// close.
+const busy = 250 * time.Millisecond
+
+// atTimer compares the server's close with its idle timer. A server whose timer
+// is not due reads what arrives, so both count: when q arrived, and when the
+// close was sent.
 func (f *facts) atTimer() due {
 	tm := f.timer()
-	idle, ok := f.idleBefore(&f.K)
-	switch {
-	case tm == nil || !ok:
+	closed, ok := f.idleBefore(&f.K)
+	if tm == nil || !ok {
 		return dueUnknown
-	case tm.Closes > 0 && tm.matches(idle):
+	}
+	arrived := closed - f.K.time.Sub(f.q.time) + f.serverRTT
+	if tm.Closes > 0 {
+		early := tm.early()
+		switch {
+		case closed < tm.Timeout*9/10, arrived < tm.Timeout*9/10 && f.serverRTT > 0:
+			return dueLater
+		case closed < tm.Timeout-early || arrived < tm.Timeout-early-10*time.Millisecond:
+			return dueUnknown
+		case closed-max(arrived, tm.Timeout) > busy+tm.late():
+			return dueUnknown
+		}
 		return dueNow
-	case tm.Closes >= 2 && idle < tm.Timeout*9/10:
-		return dueLater
-	case tm.Closes > 0 || tm.Stated == 0:
-		return dueUnknown
+	}
 	// Only the server's own word. Several products add up to a second.
-	case idle < tm.Stated*9/10:
+	switch {
+	case closed < tm.Stated*9/10:
 		return dueLater
-	case idle <= tm.Stated+1200*time.Millisecond:
+	case closed <= tm.Stated+1200*time.Millisecond && closed-arrived <= prompt:
 		return dueNow
 	}
 	return dueUnknown
@@ -399,7 +418,7 @@ func (f *facts) atLimit() bool {
 	if f.conn.StartSeen && slices.Contains(requestLimits, f.responses) {
 		return true
 	}
-	if f.conn.StartSeen && f.server.limits[f.responses] >= 2 && f.responses > 1 {
+	if f.conn.StartSeen && f.server.limits[f.responses].times >= 2 && f.responses > 1 {
 		return true
 	}
 	age := f.K.time.Sub(f.conn.Start)

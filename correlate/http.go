@@ -126,7 +126,7 @@ func (h *half) extend(c *conn, d int, pc *piece) {
 // reading returns the response that the server is sending.
 func (c *conn) reading() *response {
 	switch {
-	case c.current >= 0 && c.current < len(c.queue):
+	case c.current >= 0 && int(c.current) < len(c.queue):
 		return &c.queue[c.current].resp
 	case c.current == -2:
 		return c.unasked
@@ -185,7 +185,7 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 	case no:
 		h.buf = h.buf[:0]
 		if n := proxyHeader(view); n > 0 && h.bufOff == 1 && d == int(c.client) && c.requests == 0 {
-			c.preface = int64(n)
+			c.preface = int32(n)
 			pc.skip(n - (len(view) - len(pc.payload)))
 			return true
 		}
@@ -253,7 +253,7 @@ func proxyHeader(b []byte) int {
 // notHTTP marks a connection whose first bytes are no HTTP/1 message.
 func (c *conn) notHTTP(first []byte) {
 	switch {
-	case len(first) >= 3 && first[0] == 0x16 && first[1] == 3:
+	case first[0] == 0x16 && (len(first) < 2 || first[1] == 3):
 		c.protocol = tls
 	case bytes.HasPrefix(first, []byte("PRI * HTTP/2")):
 		c.protocol = h2c
@@ -295,7 +295,7 @@ func (c *conn) unframed(d int, pc *piece) {
 	if r == nil {
 		for i := range c.queue {
 			if !c.queue[i].resp.began && (!pc.at.hasAck || pc.at.ack > c.queue[i].start) {
-				r, c.current = &c.queue[i].resp, i
+				r, c.current = &c.queue[i].resp, int32(i)
 				break
 			}
 		}
@@ -382,8 +382,15 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 }
 
 // noteCutHead keeps what there is of a head whose end never came.
-func (c *conn) noteCutHead(d int) {
+func (c *conn) noteCutHead(t *Tracker, d int) {
 	h := &c.half[d]
+	if h.state == atStart && d == int(c.client) && len(h.buf) > 0 && likelyRequest(h.buf) {
+		// Not even the request line came to its end.
+		c.beginRequest(t, h.bufOff, &h.bufAt)
+		c.protocol, h.state = http1, inHead
+		c.queue[len(c.queue)-1].end = h.bufOff + int64(len(h.buf))
+		c.queue[len(c.queue)-1].lastTime = h.lastData
+	}
 	if h.state == inHead && len(h.buf) > 0 {
 		var hd head
 		parseHead(h.buf, d == int(c.client), &hd)
@@ -527,9 +534,9 @@ func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 		r.acknowledged(at.ack)
 	}
 	switch {
-	case c.requests == 1 && off == 1+c.preface && c.openTime != 0:
+	case c.requests == 1 && off == 1+int64(c.preface) && c.openTime != 0:
 		r.idle, r.hasIdle = at.time.Sub(c.openTime), true
-	case c.requests == 1 && off == 1+c.preface && c.synAckTime != 0:
+	case c.requests == 1 && off == 1+int64(c.preface) && c.synAckTime != 0:
 		r.idle, r.hasIdle = at.time.Sub(c.synAckTime), true
 	case c.respTime != 0 && (len(c.queue) == 1 || c.queue[len(c.queue)-2].resp.complete):
 		r.idle, r.hasIdle = at.time.Sub(c.respTime), true
@@ -572,7 +579,7 @@ func (c *conn) requestHead(t *Tracker, d int, hd *head, pc *piece) {
 	h := &c.half[d]
 	c.noteHead(d, hd)
 	r := c.queue[len(c.queue)-1]
-	r.framed = true
+	r.framed, r.headEnded = true, true
 	c.expecting = hd.expect && (hd.chunked || hd.length > 0)
 	switch {
 	case hd.invalid:
@@ -601,7 +608,10 @@ func (c *conn) beginResponse(t *Tracker, off int64, at *stamp) {
 			c.giveUp(t)
 		}
 	}
-	for i := range c.queue {
+	for int(c.firstOpen) < len(c.queue) && c.queue[c.firstOpen].resp.complete {
+		c.firstOpen++
+	}
+	for i := int(c.firstOpen); i < len(c.queue); i++ {
 		r := c.queue[i]
 		if r.resp.complete || r.resp.began && r.resp.status >= 200 {
 			continue
@@ -609,7 +619,7 @@ func (c *conn) beginResponse(t *Tracker, off int64, at *stamp) {
 		if at.hasAck && at.ack <= r.start {
 			break
 		}
-		c.current = i
+		c.current = int32(i)
 		r.resp = resp
 		return
 	}
@@ -708,6 +718,9 @@ func (c *conn) finishResponse(t *Tracker, resp *response, pc *piece) {
 	c.announced = c.announced || resp.close
 	if !asked {
 		return
+	}
+	if q := c.queue[of]; q.hasIdle && q.number > 1 {
+		t.answeredAfter(c, q.idle)
 	}
 	c.announced = c.announced || c.queue[of].close // the client asked for it (RFC 9112, section 9.6)
 	c.responses++

@@ -70,10 +70,11 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 		return
 	}
 	g := f
-	if prev != nil && !t.brief {
-		g = f.about(prev, nil, nil)
-	}
 	r := g.decideConnection()
+	if prev != nil && (!t.brief || r.verdict.Family() != "clean") {
+		g = f.about(prev, nil, nil)
+		r = g.decideConnection()
+	}
 	if r.verdict == StillOpen {
 		t.sum.StillOpen++
 		return
@@ -195,7 +196,7 @@ func (t *Tracker) Summary() Summary {
 		return cmp.Or(cmp.Compare(b.Lost, a.Lost), cmp.Compare(a.Verdict, b.Verdict), a.Server.Compare(b.Server))
 	})
 	for e, v := range t.servers {
-		tm := v.closes.timer()
+		tm := v.learned()
 		if tm == nil {
 			continue
 		}

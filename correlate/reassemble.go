@@ -8,7 +8,9 @@ const (
 	// as missing from the capture. Until then they may only be out of order.
 	patience = 16
 	// maxPend bounds the pieces that wait in one direction.
-	maxPend = 1024
+	maxPend = 8192
+	// maxPieces bounds them in all directions together.
+	maxPieces = 1 << 18
 	// maxPendBytes bounds the bytes that wait in all directions together; beyond
 	// it pieces wait without their bytes, as if the capture had cut them off.
 	maxPendBytes = 16 << 20
@@ -17,9 +19,9 @@ const (
 // hold keeps a copy of a piece that cannot be framed yet.
 func (c *conn) hold(t *Tracker, h *half, from *piece) {
 	pc := *from
-	if len(h.pend) >= maxPend {
+	if len(h.pend) >= maxPend || t.pieces >= maxPieces {
 		c.settle(t, true)
-		if len(h.pend) >= maxPend {
+		if len(h.pend) >= maxPend || t.pieces >= maxPieces {
 			return
 		}
 	}
@@ -34,6 +36,7 @@ func (c *conn) hold(t *Tracker, h *half, from *piece) {
 		i--
 	}
 	h.pend = slices.Insert(h.pend, i, pc)
+	t.pieces++
 }
 
 // skips reports whether the bytes up to end belong to a body whose end is known
@@ -72,19 +75,20 @@ func (c *conn) settle(t *Tracker, force bool) {
 	}
 }
 
-// drain frames the first waiting piece of half d, if its turn has come.
+// drain frames the first waiting pieces of half d whose turn has come.
 func (c *conn) drain(t *Tracker, d int) bool {
 	h, p := &c.half[d], &c.half[1-d]
-	if len(h.pend) == 0 || h.pend[0].off > h.next || !p.reached(h.pend[0].at.ack) {
-		return false
+	n := 0
+	for ; n < len(h.pend) && h.pend[n].off <= h.next && p.reached(h.pend[n].at.ack); n++ {
+		pc := h.pend[n]
+		t.pendBytes -= len(pc.payload)
+		if pc.off+int64(pc.n) > h.next {
+			c.deliver(t, d, &pc)
+		}
 	}
-	pc := h.pend[0]
-	h.pend = slices.Delete(h.pend, 0, 1)
-	t.pendBytes -= len(pc.payload)
-	if pc.off+int64(pc.n) > h.next {
-		c.deliver(t, d, &pc)
-	}
-	return true
+	h.pend = slices.Delete(h.pend, 0, n)
+	t.pieces -= n
+	return n > 0
 }
 
 // skipHole gives up one run of bytes that the capture lacks. It returns false if

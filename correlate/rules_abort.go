@@ -173,17 +173,22 @@ func requestTimeout(f *facts) *ruling {
 	if !f.K.seen() || f.q.complete || !f.q.framed && f.q.resp.began || !f.silent() || f.clientUnseen() {
 		return nil
 	}
-	quiet := f.K.time.Sub(f.q.lastTime)
-	if f.hasRTT {
-		quiet -= f.conn.HandshakeRTT
-	}
-	if quiet < stall || f.K.hasAck && f.K.ack < f.q.end {
+	quiet := f.K.time.Sub(f.q.lastTime) - f.conn.HandshakeRTT
+	taken := f.K.time.Sub(f.q.time) - f.conn.HandshakeRTT
+	// Either silence, or so little at a time that it comes to the same.
+	slow := taken >= stall && (!f.q.headEnded || taken > time.Second && f.q.end-f.q.start < int64(taken/time.Second)*500)
+	if !slow && (quiet < stall || f.K.hasAck && f.K.ack < f.q.end) {
 		return nil
 	}
 	if f.missing&(missingHead|missingSync|missingBytes) != 0 {
 		return incomplete(f, "where the request ends is not known")
 	}
 	x := &ruling{verdict: RequestTimeout, confidence: Strong, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
+	if quiet < stall {
+		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came %s after the beginning of the request (frame %d), of which %d bytes had been sent, and not the end",
+			f.K.name(), f.K.frame, short(taken), f.q.frame, f.q.end-f.q.start)
+		return x
+	}
 	x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came when the client had been silent for %s inside its request (frame %d), of which %d bytes had been sent",
 		f.K.name(), f.K.frame, short(quiet), f.q.frame, f.q.end-f.q.start)
 	return x
@@ -197,11 +202,12 @@ const prompt = 50 * time.Millisecond
 // idle connection; sure says that its time does not speak against it.
 func (f *facts) couldBeIdle() (could, sure bool) {
 	d, exact := f.delay()
-	if f.pipelined() || f.behind || exact && d > prompt {
+	at := f.atTimer()
+	if f.pipelined() || f.behind || exact && d > prompt && at != dueNow {
 		return false, false
 	}
 	idle, ok := f.idleBefore(&f.K)
-	return !ok || idle >= minTimer && !(f.firstUse() && idle < freshLimit), d <= prompt
+	return !ok || idle >= minTimer && !(f.firstUse() && idle < freshLimit), exact || d <= prompt
 }
 
 // closeBeforeResponse: the server's FIN acknowledges the request, and there is
@@ -231,17 +237,21 @@ func closeBeforeResponse(f *facts) *ruling {
 	x.confidence = Strong
 	switch at := f.atTimer(); {
 	case at == dueLater:
-	case at == dueUnknown:
-		if f.server.product == "" || f.server.closesByHalves() {
-			x.confidence = Weak
-		}
-	case sure && f.server.closesByHalves():
+	case at == dueNow && sure && f.server.closesByHalves():
 		x.verdict, x.confidence = IdleRaceLingering, Weak
 		x.noteTimer(f, "which fits the server's idle timer, and it closes idle connections by halves")
 	default:
-		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "closed when the idle timer was due"
+		// Some servers have read the request by the time their timer fires, and
+		// drop it (aiohttp).
+		x.verdict, x.confidence, x.timer = Ambiguous, NoConfidence, at == dueUnknown
 		x.candidates = []Verdict{CloseBeforeResponse, IdleRaceLingering}
-		x.noteTimer(f, "which fits the server's idle timer")
+		if at == dueNow {
+			x.why = "closed when the idle timer was due"
+			x.noteTimer(f, "which fits the server's idle timer")
+		} else {
+			x.why = "closed at once, idle timer not known"
+			x.noteTimer(f, "and this server's idle timer is not known well enough to compare")
+		}
 	}
 	return x
 }

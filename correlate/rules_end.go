@@ -119,7 +119,9 @@ func (f *facts) ended(v Verdict) *ruling {
 	if k == nil {
 		return x
 	}
-	x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
+	if !x.brief {
+		x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
+	}
 	switch idle, ok := f.idleBefore(k); {
 	case v != CleanClose && v != SimultaneousClose:
 	case f.announced:

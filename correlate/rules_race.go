@@ -16,6 +16,10 @@ func lateReuse(f *facts) *ruling {
 	case f.K.kind == FINClose && f.q.ack > f.K.off:
 		x.note(f.q.frame, f.q.file, "the request (frame %d) acknowledges %d: the client's TCP had the server's FIN %d (frame %d), which came %s earlier",
 			f.q.frame, f.q.ack, f.K.off, f.K.frame, short(f.q.time.Sub(f.K.time)))
+		if f.q.time.Sub(f.K.time) < 10*time.Millisecond {
+			x.modifiers = append(x.modifiers, "near-miss")
+			x.note(0, 0, "so little time that the program may not have seen it: the idle timeouts at both ends meet here, as in an idle race")
+		}
 		if f.K.hasAck && f.K.ack > f.q.start {
 			return nil // it closed after it had bytes of this request: not what it seems
 		}
@@ -210,26 +214,36 @@ func neverAcknowledged(f *facts) *ruling {
 // FIN may be what it lacks.
 func staleConnection(f *facts) *ruling {
 	rst, ok := f.rejected()
-	if !ok || f.K.seen() || f.q.resp.began || f.serverAck > f.q.start || f.first == Client {
+	if !ok || f.K.seen() || f.q.resp.began || f.serverAck > f.q.start {
 		return nil
 	}
 	if f.clientAck > f.serverEnd { // the client acknowledged something of the server's that was not captured: its FIN?
 		r := incomplete(f, "the client acknowledges a byte or a FIN of the server's that was not captured")
-		r.lost, r.retry = true, RetryLikelySafe
+		if f.clientAck == f.serverEnd+1 { // too little for a response
+			r.lost, r.retry = true, RetryLikelySafe
+		}
 		return r
+	}
+	if f.missing&missingBytes != 0 {
+		return incomplete(f, "the server's answers and close may be among them")
+	}
+	if f.firstUse() && f.q.hasIdle && f.q.idle < freshLimit {
+		x := &ruling{verdict: ClosedOnAccept, confidence: Weak, retry: RetrySafe, lost: true, by: Server, close: f.serverClose()}
+		x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d), the first on a fresh connection: nobody had accepted it, or had already let it go", rst.frame, rst.off, rst.off, f.q.frame)
+		return x
 	}
 	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, candidates: []Verdict{StaleConnection, IdleRace, LateReuse}, why: "refused, and no close was captured"}
 	x.close = &closing{kind: ReplyReset, off: rst.off, time: rst.time, frame: rst.frame, file: rst.file}
 	x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d): there was no socket for it, and the request was refused", rst.frame, rst.off, rst.off, f.q.frame)
-	if f.missing != 0 || f.firstUse() || !f.q.hasIdle {
+	if f.missing != 0 || !f.q.hasIdle || f.firstUse() {
 		x.note(0, 0, "no close of the server's was captured")
 		return x
 	}
 	after := rst.time.Sub(f.q.time)
 	switch {
-	case f.hasRTT && f.conn.Vantage == AtClient && f.conn.HandshakeRTT > 5*time.Millisecond && after < f.conn.HandshakeRTT*3/4:
+	case f.conn.Vantage == AtClient && f.server.rtt > 5*time.Millisecond && after < f.server.rtt*2/5:
 		x.confidence = Strong
-		x.note(rst.frame, rst.file, "it came %s after the request, and the server is %s away: something nearer sent it", short(after), short(f.conn.HandshakeRTT))
+		x.note(rst.frame, rst.file, "it came %s after the request, and the server is %s away: something nearer sent it", short(after), short(f.server.rtt))
 	case f.ttl != 0 && rst.ttl != f.ttl:
 		x.confidence = Strong
 		x.note(rst.frame, rst.file, "its TTL is %d and the server's segments have %d: something else on the path sent it", rst.ttl, f.ttl)

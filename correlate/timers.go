@@ -16,12 +16,21 @@ type server struct {
 	maxReuse   time.Duration
 	gaps       []time.Duration // idle times before a reuse, as the client saw them: the latest, at most maxSamples
 	reuses     uint64          // how many there were
-	rtt        time.Duration   // least handshake round trip; 0 if none was seen
+	steady     []time.Duration // those of requests that were answered, as the server saw them: the latest, at most maxSteady
+	nextSteady int
+	rtt        time.Duration // least handshake round trip; 0 if none was seen
 	races      uint64
-	product    string      // the first product in its Server header, in lower case
-	considered int         // how many closes there were when held verdicts were last looked at
-	lingers    bool        // it was seen to acknowledge requests after its own FIN
-	limits     map[int]int // how often it closed right after its nth response
+	product    string        // the first product in its Server header, in lower case
+	considered int           // how many closes there were when held verdicts were last looked at
+	lingers    bool          // it was seen to acknowledge requests after its own FIN
+	limits     map[int]limit // of closes right after the nth response
+}
+
+// A limit says how often a server closed right after its nth response. Closes
+// within a second of one another count once: so many at once are a restart.
+type limit struct {
+	times int
+	last  capture.Time
 }
 
 // maxServers bounds the servers whose timers are learned.
@@ -58,6 +67,24 @@ func (t *Tracker) reused(c *conn, d time.Duration) {
 		s.gaps[s.reuses%maxSamples] = d
 	}
 	s.reuses++
+}
+
+// maxSteady is enough for a median.
+const maxSteady = 64
+
+// answeredAfter notes that the server answered a request that it got after it had
+// been idle, as far as it knew, for d.
+func (t *Tracker) answeredAfter(c *conn, d time.Duration) {
+	if c.synTime != 0 && c.synAckTime != 0 {
+		d += c.synAckTime.Sub(c.synTime) // its response was on the way, and then the request
+	}
+	s := t.serverOf(c)
+	if len(s.steady) < maxSteady {
+		s.steady = append(s.steady, d)
+		return
+	}
+	s.steady[s.nextSteady] = d
+	s.nextSteady = (s.nextSteady + 1) % maxSteady
 }
 
 // describe notes what a response's head says of its server.
@@ -157,14 +184,46 @@ func cluster(d []time.Duration, width func(time.Duration) time.Duration) []time.
 // fires late when its server is busy and never early, so there is less room
 // before the timeout than behind it; what there is allows for the path's jitter.
 func (t *Timer) matches(d time.Duration) bool {
-	early := t.Spread + max(2*time.Millisecond, t.Timeout/200)
-	late := 2*t.Spread + max(10*time.Millisecond, t.Timeout/50)
-	return d >= t.Timeout-early && d <= t.Timeout+late
+	return d >= t.Timeout-t.early() && d <= t.Timeout+t.late()
+}
+
+func (t *Timer) early() time.Duration { return t.Spread + max(2*time.Millisecond, t.Timeout/200) }
+func (t *Timer) late() time.Duration  { return 2*t.Spread + max(10*time.Millisecond, t.Timeout/50) }
+
+// learned returns the idle timeout that the server's closes show, if they really
+// show one. Connections in steady use that something else ends, such as workers
+// that are replaced, were idle for about a round trip and the clients' pause when
+// it came: a time of that size must recur sharply to be a timer's.
+func (s *server) learned() *Timer {
+	tm := s.closes.timer()
+	if tm == nil {
+		return nil
+	}
+	sharp := tm.Spread <= max(2*time.Millisecond, tm.Timeout/100)
+	usual := s.usualGap()
+	switch {
+	case tm.Closes == 2 && !(sharp && tm.Timeout > 2*usual):
+		return nil
+	case tm.Timeout < 2*usual && !sharp:
+		return nil
+	}
+	return tm
+}
+
+// usualGap is the median of the idle times after which it got requests that it
+// answered.
+func (s *server) usualGap() time.Duration {
+	if len(s.steady) == 0 {
+		return 0
+	}
+	g := slices.Clone(s.steady)
+	slices.Sort(g)
+	return g[len(g)/2]
 }
 
 // timer returns what is known of the server's idle timeout; nil if nothing is.
 func (s *server) timer() *Timer {
-	tm := s.closes.timer()
+	tm := s.learned()
 	if tm == nil && s.stated > 0 {
 		tm = &Timer{}
 	}
@@ -208,9 +267,12 @@ func (t *Tracker) learn(f *facts) {
 	case f.closedIdle(Server):
 		if f.K.time.Sub(f.respTime) < minTimer && len(s.limits) < 64 {
 			if s.limits == nil {
-				s.limits = map[int]int{}
+				s.limits = map[int]limit{}
 			}
-			s.limits[f.responses]++
+			l := s.limits[f.responses]
+			if l.times == 0 || f.K.time.Sub(l.last) > time.Second {
+				s.limits[f.responses] = limit{l.times + 1, f.K.time}
+			}
 		}
 		s.lingers = s.lingers || f.hasRequest && f.K.kind == FINClose && f.serverAck > f.q.start
 		s.closes.add(f.K.time.Sub(f.respTime), f.K.time)
@@ -227,7 +289,7 @@ func (t *Tracker) reconsider(s *server) {
 	if len(t.held) == 0 || s.closes.total < 2*s.considered {
 		return
 	}
-	if s.closes.timer() == nil {
+	if s.learned() == nil {
 		return
 	}
 	s.considered = s.closes.total

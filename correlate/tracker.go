@@ -55,6 +55,7 @@ type Tracker struct {
 	live      int        // requests in use
 	hand      int
 	pendBytes int
+	pieces    int // that wait to be framed
 
 	ended     []lingering // those that ended, in that order, from nextEnded on
 	nextEnded int
@@ -266,6 +267,7 @@ func (t *Tracker) discard(c *conn) {
 		for i := range c.half[d].pend {
 			t.pendBytes -= len(c.half[d].pend[i].payload)
 		}
+		t.pieces -= len(c.half[d].pend)
 		clear(c.half[d].pend)
 		c.half[d].pend = c.half[d].pend[:0]
 	}
@@ -342,8 +344,8 @@ func (t *Tracker) releaseHeld() {
 // finish reports c, which has ended or, if atEnd, was met by the capture's end.
 func (t *Tracker) finish(c *conn, atEnd bool) {
 	c.settle(t, true)
-	c.noteCutHead(0)
-	c.noteCutHead(1)
+	c.noteCutHead(t, 0)
+	c.noteCutHead(t, 1)
 	t.discard(c)
 	t.judge(c, atEnd)
 	t.strip(c)
@@ -351,7 +353,7 @@ func (t *Tracker) finish(c *conn, atEnd bool) {
 	if old := t.retired[t.nextOut]; old != nil {
 		t.recycle(old)
 	}
-	t.retired[t.nextOut], c.ring = c, t.nextOut
+	t.retired[t.nextOut], c.ring = c, int32(t.nextOut)
 	t.nextOut = (t.nextOut + 1) % maxRetired
 }
 
