@@ -418,7 +418,7 @@ func (f *facts) atLimit() bool {
 	if f.conn.StartSeen && slices.Contains(requestLimits, f.responses) {
 		return true
 	}
-	if f.conn.StartSeen && f.server.limits[f.responses].times >= 2 && f.responses > 1 {
+	if f.conn.StartSeen && f.responses > 1 && f.server.limited(f.responses) {
 		return true
 	}
 	age := f.K.time.Sub(f.conn.Start)

@@ -203,7 +203,11 @@ const prompt = 50 * time.Millisecond
 func (f *facts) couldBeIdle() (could, sure bool) {
 	d, exact := f.delay()
 	at := f.atTimer()
-	if f.pipelined() || f.behind || exact && d > prompt && at != dueNow {
+	enough := prompt
+	if f.timer() == nil { // with nothing to compare, a busy server has the benefit of the doubt
+		enough = busy
+	}
+	if f.pipelined() || f.behind || exact && d > enough && at != dueNow {
 		return false, false
 	}
 	idle, ok := f.idleBefore(&f.K)
@@ -281,7 +285,10 @@ func abortBeforeResponse(f *facts) *ruling {
 	x.noteHad(f)
 	could, sure := f.couldBeIdle()
 	if !could {
-		d, _ := f.delay()
+		d, exact := f.delay()
+		if !f.firstUse() && exact && d <= prompt {
+			x.confidence = Weak // a restart closes connections in use, and may find a request unread
+		}
 		x.note(f.K.frame, f.K.file, "it came %s after the request, %s: not the close of an idle connection", short(d), f.notIdle())
 		return x
 	}

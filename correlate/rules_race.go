@@ -217,9 +217,15 @@ func staleConnection(f *facts) *ruling {
 	if !ok || f.K.seen() || f.q.resp.began || f.serverAck > f.q.start {
 		return nil
 	}
-	if f.clientAck > f.serverEnd { // the client acknowledged something of the server's that was not captured: its FIN?
-		r := incomplete(f, "the client acknowledges a byte or a FIN of the server's that was not captured")
-		if f.clientAck == f.serverEnd+1 { // too little for a response
+	// What the client acknowledged of the server's, resets repeat. If it is more
+	// than was captured, a FIN may be what is missing, or an answer.
+	acked := f.clientAck
+	for _, r := range f.replies {
+		acked = max(acked, r.off)
+	}
+	if acked > f.serverEnd {
+		r := incomplete(f, "the client acknowledged something of the server's that was not captured")
+		if acked == f.serverEnd+1 { // too little for a response
 			r.lost, r.retry = true, RetryLikelySafe
 		}
 		return r

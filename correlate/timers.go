@@ -33,6 +33,16 @@ type limit struct {
 	last  capture.Time
 }
 
+// limited reports whether the server's closes right after a response come after
+// the nth as a rule.
+func (s *server) limited(n int) bool {
+	all := 0
+	for _, l := range s.limits {
+		all += l.times
+	}
+	return s.limits[n].times >= 3 && s.limits[n].times*2 >= all
+}
+
 // maxServers bounds the servers whose timers are learned.
 const maxServers = 1 << 16
 
