@@ -16,9 +16,10 @@ const batchSize = 1024
 
 // A batch is a run of segments that was read ahead.
 type batch struct {
-	segs  []capture.Segment
-	stats capture.Stats // after the last of them
-	err   error         // what came after the last of them; nil if more follow
+	segs    []capture.Segment
+	stats   capture.Stats // after the last of them
+	touched byte          // so that touch is not for nothing
+	err     error         // what came after the last of them; nil if more follow
 }
 
 // readAhead decodes src in a goroutine of its own while the tracker is busy. The
@@ -63,7 +64,21 @@ func (b *batch) fill(src capture.Source) {
 		if b.err = src.Next(&b.segs[n]); b.err != nil {
 			return
 		}
+		b.touched += touch(b.segs[n].Payload)
 	}
+}
+
+// touch looks at the beginning of a payload, which brings it into the processor's
+// cache before the tracker needs it. Large ones are left alone: their pages need
+// not even be mapped.
+func touch(payload []byte) (sum byte) {
+	if len(payload) > 4096 {
+		return 0
+	}
+	for i := 0; i < min(len(payload), 256); i += 64 {
+		sum += payload[i]
+	}
+	return sum
 }
 
 // catchFault turns the fault that reading a mapped file raises when somebody

@@ -41,8 +41,9 @@ type file struct {
 	pcap   pcapHeader
 	pcapng pcapngSection
 
-	large bool               // the packet before was larger than largePacket
-	ahead [beginningLen]byte // see beginning
+	warmth byte               // so that warm is not for nothing
+	large  bool               // the packet before was larger than largePacket
+	ahead  [beginningLen]byte // see beginning
 
 	dec   decoder
 	pkt   packet
@@ -172,6 +173,14 @@ func (f *file) beginning(b []byte) []byte {
 		return b // near the end
 	}
 	return f.ahead[:]
+}
+
+// warm looks at where the next packet's headers are, so that the processor
+// fetches them from memory while this packet is being decoded.
+func (f *file) warm(next []byte) {
+	if len(next) > 128 {
+		f.warmth += next[0] + next[64]
+	}
 }
 
 // decode decodes the current packet into s.

@@ -126,6 +126,9 @@ func (f *file) readPcap() error {
 		f.pkt.data, f.pkt.whole = start[h.record:], f.pkt.data
 	}
 	f.large = n > largePacket
+	if in.all && !f.large {
+		f.warm(in.buf[in.r:])
+	}
 	f.pkt.wire = max(int(wire), int(captured))
 	return nil
 }

@@ -110,7 +110,7 @@ func TestEndedConnectionsAllocateLittle(t *testing.T) {
 		k.exchange(post, chunked)
 		k.bye()
 	}
-	for range 2 * maxRetired {
+	for range 2 * maxGone {
 		run()
 	}
 	held := len(tr.all)

@@ -36,7 +36,6 @@ type conn struct {
 	start capture.Time
 	last  capture.Time
 	ended capture.Time // when it ended; 0 while it has not
-	ring  int32        // where it stands in the tracker's ring of retired connections
 
 	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
 	synFrame                      uint64
@@ -65,8 +64,7 @@ type connState uint8
 const (
 	free connState = iota
 	open
-	ending  // ended, and waiting for what may follow
-	retired // reported; still in the table to catch what comes late
+	ending // ended, and waiting for what may follow
 )
 
 type protocol uint8
@@ -121,8 +119,14 @@ type ends struct {
 var notClosed ends
 
 // closings returns h's ends for writing.
-func (h *half) closings() *ends {
-	if h.ends == &notClosed {
+func (h *half) closings(t *Tracker) *ends {
+	if h.ends != &notClosed {
+		return h.ends
+	}
+	if n := len(t.ends); n > 0 {
+		h.ends, t.ends = t.ends[n-1], t.ends[:n-1]
+		*h.ends = ends{}
+	} else {
 		h.ends = new(ends)
 	}
 	return h.ends
@@ -344,7 +348,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		}
 	}
 	if s.Flags&capture.FIN != 0 {
-		c.finSegment(h, off+int64(s.Len), at)
+		c.finSegment(t, h, off+int64(s.Len), at)
 	}
 	if s.Len > 0 {
 		c.data(t, d, &piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
@@ -381,10 +385,10 @@ func (c *conn) syn(s *capture.Segment, d int) {
 	}
 }
 
-func (c *conn) finSegment(h *half, off int64, at stamp) {
+func (c *conn) finSegment(t *Tracker, h *half, off int64, at stamp) {
 	if !h.fin.seen() {
 		resent := h.top > off && at.time.Sub(h.topTime) > 10*time.Millisecond
-		h.closings().fin = closing{kind: FINClose, hasAck: at.hasAck, resent: resent, off: off, ack: at.ack, time: at.time, frame: at.frame, file: at.file}
+		h.closings(t).fin = closing{kind: FINClose, hasAck: at.hasAck, resent: resent, off: off, ack: at.ack, time: at.time, frame: at.frame, file: at.file}
 		return
 	}
 	if off == h.fin.off && at.hasAck {
@@ -402,7 +406,7 @@ func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 		if at.hasAck && s.Seq == 0 && p.next == 1 {
 			kind = Refusal
 		}
-		h.closings().rst = closing{kind: kind, hasAck: at.hasAck, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
+		h.closings(t).rst = closing{kind: kind, hasAck: at.hasAck, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
 		t.end(c, s.Time)
 		return
 	}
@@ -412,7 +416,7 @@ func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 	// FIN (tcp_reset_check in net/ipv4/tcp_input.c). One that does not count still
 	// tells what its sender thought.
 	taken := !p.ackSeen || off >= p.ack-1 && off <= max(h.upTo(), p.ack)+1<<20
-	e := h.closings()
+	e := h.closings(t)
 	switch {
 	case !at.hasAck:
 		known := slices.ContainsFunc(e.reply[:e.nreply], func(r replyRST) bool { return r.off == off })

@@ -13,13 +13,14 @@ import (
 // The names K, Kc, a and b are those of the literature on this: K is the
 // server's close, Kc the client's, and [a,b) are the request's bytes.
 type facts struct {
-	conn   Connection
-	server *server
-	tally  *tally       // what was counted of the connection, shared by the facts of all its requests
-	brief  bool         // nobody wants to read about connections that ended with nothing lost
-	now    capture.Time // the capture's clock when this is judged
-	time   capture.Time // when the connection ended; now, if it did not
-	atEnd  bool         // the capture ended before the connection did
+	conn    Connection
+	server  *server
+	tally   *tally       // what was counted of the connection, shared by the facts of all its requests
+	brief   bool         // nobody wants to read about connections that ended with nothing lost
+	counted ruling       // what ended returns where brief, to spare the allocation
+	now     capture.Time // the capture's clock when this is judged
+	time    capture.Time // when the connection ended; now, if it did not
+	atEnd   bool         // the capture ended before the connection did
 
 	hasRTT               bool
 	serverRTT            time.Duration // from the place of capture to the server and back; 0 if not known

@@ -242,7 +242,7 @@ func checkTracker(t *testing.T, tr *Tracker) {
 		if got, _ := tr.table.find(&c.ep[0], &c.ep[1], c.hash); got != c {
 			t.Fatalf("connection %d is not in the table", c.id)
 		}
-		if c.state != retired && int(c.current) >= len(c.queue) || len(c.queue) > 0 && c.client < 0 {
+		if int(c.current) >= len(c.queue) || len(c.queue) > 0 && c.client < 0 {
 			t.Fatalf("connection %d: reads response %d of %d, client %d", c.id, c.current, len(c.queue), c.client)
 		}
 		for i, r := range c.queue {

@@ -115,13 +115,20 @@ func (f *facts) ended(v Verdict) *ruling {
 			by, k = Client, &closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}
 		}
 	}
-	x := &ruling{verdict: v, confidence: Proven, by: by, close: k, brief: f.brief}
+	sure := Proven
+	if f.missing&(missingBytes|missingSync|missingHead) != 0 || f.untracked {
+		sure = Weak
+	}
+	if f.brief {
+		// Only the verdict will be counted, and there are many of these.
+		f.counted = ruling{verdict: v, confidence: sure, brief: true}
+		return &f.counted
+	}
+	x := &ruling{verdict: v, confidence: sure, by: by, close: k}
 	if k == nil {
 		return x
 	}
-	if !x.brief {
-		x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
-	}
+	x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
 	switch idle, ok := f.idleBefore(k); {
 	case v != CleanClose && v != SimultaneousClose:
 	case f.announced:
@@ -132,9 +139,6 @@ func (f *facts) ended(v Verdict) *ruling {
 		x.modifiers = append(x.modifiers, "server-idle")
 	case ok && idle >= minTimer && by == Client:
 		x.modifiers = append(x.modifiers, "client-idle")
-	}
-	if f.missing&(missingBytes|missingSync|missingHead) != 0 || f.untracked {
-		x.confidence = Weak
 	}
 	return x
 }

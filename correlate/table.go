@@ -33,9 +33,16 @@ func (t *table) hashEndpoint(e *capture.Endpoint) uint64 {
 	return h ^ l ^ uint64(e.Port)*0xd6e8feb86659fd93
 }
 
-func (t *table) hash(a, b *capture.Endpoint) uint32 {
+func (t *table) hash(a, b *capture.Endpoint) uint32 { return slotHash(t.longHash(a, b)) }
+
+// longHash is wide enough to stand for a and b where a mistake in 2^64 is no harm.
+func (t *table) longHash(a, b *capture.Endpoint) uint64 {
 	h, l := bits.Mul64((t.hashEndpoint(a)+t.hashEndpoint(b))^t.seed, 0xa0761d6478bd642f)
-	if x := uint32(h ^ l); x != 0 {
+	return h ^ l
+}
+
+func slotHash(h uint64) uint32 {
+	if x := uint32(h); x != 0 {
 		return x
 	}
 	return 1

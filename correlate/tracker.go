@@ -29,9 +29,9 @@ const (
 	// timerWait is how long a verdict that only lacks the server's idle timer
 	// waits for it to be learned.
 	timerWait = 2 * time.Minute
-	// maxRetired bounds the reported connections that stay in the table to catch
-	// what comes late.
-	maxRetired = 8192
+	// maxGone bounds the reported connections that are remembered so that what
+	// comes late is not taken for new ones.
+	maxGone = 8192
 	// maxHeld bounds the verdicts that wait for a timer at once.
 	maxHeld = 4096
 	// answerWait is how long a request must have waited, when the capture ends,
@@ -52,6 +52,7 @@ type Tracker struct {
 	all       []*conn
 	spare     []*conn
 	requests  []*request // to be used again
+	ends      []*ends    // the same
 	live      int        // requests in use
 	hand      int
 	pendBytes int
@@ -59,8 +60,9 @@ type Tracker struct {
 
 	ended     []lingering // those that ended, in that order, from nextEnded on
 	nextEnded int
-	retired   [maxRetired]*conn
-	nextOut   int
+	gone      map[uint64]capture.Time // last segments of reported connections, by longHash
+	goneOrder [maxGone]uint64         // its keys, a ring
+	nextGone  int
 	held      []held // verdicts that wait for a timer
 
 	servers map[capture.Endpoint]*server
@@ -99,6 +101,7 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 		max:     cfg.MaxConnections,
 		brief:   cfg.Brief,
 		table:   newTable(rand.Uint64()),
+		gone:    map[uint64]capture.Time{},
 		servers: map[capture.Endpoint]*server{},
 		counts:  map[countKey]*VerdictCount{},
 		reasons: map[countKey]map[string]uint64{},
@@ -123,15 +126,18 @@ func (t *Tracker) Add(s *capture.Segment) {
 	} else if c != nil && c.ep[1] == s.Src && c.ep[0] == s.Dst {
 		d = 1
 	} else {
-		hash := t.table.hash(&s.Src, &s.Dst)
-		c, d = t.table.find(&s.Src, &s.Dst, hash)
+		hash := t.table.longHash(&s.Src, &s.Dst)
+		c, d = t.table.find(&s.Src, &s.Dst, slotHash(hash))
 		if c == nil {
-			c, d, fresh = t.open(s, hash), 0, true
+			if t.late(s, hash) {
+				return
+			}
+			c, d, fresh = t.open(s, slotHash(hash)), 0, true
 		}
 		t.last = c
 	}
 	if fresh {
-	} else if c.state == retired || s.Flags&(capture.SYN|capture.RST) == capture.SYN || c.pendingFrom >= 0 {
+	} else if s.Flags&(capture.SYN|capture.RST) == capture.SYN || c.pendingFrom >= 0 {
 		if c = t.again(c, s, d); c == nil {
 			return
 		}
@@ -150,14 +156,10 @@ func (t *Tracker) again(c *conn, s *capture.Segment, d int) *conn {
 	switch {
 	case s.Flags&(capture.SYN|capture.ACK|capture.RST) == capture.SYN:
 		h := &c.half[d]
-		if h.based && s.Seq == h.base && c.startSeen { // sent again
-			if c.state == retired {
-				t.sum.Late++
-				return nil
-			}
-			return c
+		if h.based && s.Seq == h.base && c.startSeen {
+			return c // sent again
 		}
-		if c.state == retired || c.ended != 0 || c.half[0].fin.seen() || c.half[1].fin.seen() || (c.responses+c.requests == 0 && !c.startSeen && c.half[0].next+c.half[1].next <= 2) {
+		if c.ended != 0 || c.half[0].fin.seen() || c.half[1].fin.seen() || (c.responses+c.requests == 0 && !c.startSeen && c.half[0].next+c.half[1].next <= 2) {
 			return t.replace(c, s)
 		}
 		if c.startSeen && c.half[1-d].packets == 0 {
@@ -175,25 +177,28 @@ func (t *Tracker) again(c *conn, s *capture.Segment, d int) *conn {
 		n := t.replace(c, &syn)
 		n.segment(t, &syn, 0)
 		return n
-	case c.state == retired:
-		if s.Flags&capture.SYN != 0 || s.Len > 1 && s.Time.Sub(c.last) > 30*time.Second {
-			return t.replace(c, s)
-		}
-		t.sum.Late++
-		return nil
 	}
 	return c
 }
 
+// late reports whether s only follows a connection that was reported already: the
+// last acknowledgements, resets, FINs sent again. A SYN never does, nor does data
+// after a while.
+func (t *Tracker) late(s *capture.Segment, hash uint64) bool {
+	if s.Flags&capture.SYN != 0 {
+		return false
+	}
+	at, ok := t.gone[hash]
+	if !ok || s.Len > 1 && s.Time.Sub(at) > 30*time.Second {
+		return false
+	}
+	t.sum.Late++
+	return true
+}
+
 // replace lets a new connection take the place of c in the table.
 func (t *Tracker) replace(c *conn, s *capture.Segment) *conn {
-	if c.state != retired {
-		t.finish(c, false)
-	}
-	if c.state == retired {
-		t.retired[c.ring] = nil
-		t.recycle(c)
-	}
+	t.finish(c, false)
 	n := t.open(s, t.table.hash(&s.Src, &s.Dst))
 	t.last = n
 	return n
@@ -242,19 +247,12 @@ func (t *Tracker) evict() {
 	if victim == nil {
 		return
 	}
-	if victim.state == retired {
-		t.retired[victim.ring] = nil
-	} else {
-		t.sum.Evicted++
-		t.discard(victim)
-	}
+	t.sum.Evicted++
+	t.discard(victim)
 	t.recycle(victim)
 }
 
 func (t *Tracker) duller(a, b *conn) bool {
-	if (a.state == retired) != (b.state == retired) {
-		return a.state == retired
-	}
 	if (len(a.queue) > 0) != (len(b.queue) > 0) {
 		return len(b.queue) > 0
 	}
@@ -296,7 +294,12 @@ func (t *Tracker) strip(c *conn) {
 		c.queue = nil
 	}
 	for d := range c.half {
-		c.half[d].buf, c.half[d].pend = nil, nil
+		h := &c.half[d]
+		h.buf, h.pend = nil, nil
+		if h.ends != &notClosed {
+			t.ends = append(t.ends, h.ends)
+			h.ends = &notClosed
+		}
 	}
 }
 
@@ -348,13 +351,12 @@ func (t *Tracker) finish(c *conn, atEnd bool) {
 	c.noteCutHead(t, 1)
 	t.discard(c)
 	t.judge(c, atEnd)
-	t.strip(c)
-	c.state = retired
-	if old := t.retired[t.nextOut]; old != nil {
-		t.recycle(old)
-	}
-	t.retired[t.nextOut], c.ring = c, int32(t.nextOut)
-	t.nextOut = (t.nextOut + 1) % maxRetired
+	hash := t.table.longHash(&c.ep[0], &c.ep[1])
+	delete(t.gone, t.goneOrder[t.nextGone])
+	t.gone[hash] = c.last
+	t.goneOrder[t.nextGone] = hash
+	t.nextGone = (t.nextGone + 1) % maxGone
+	t.recycle(c)
 }
 
 // clock returns the time at which the capture that last showed c ended: another
