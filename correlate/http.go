@@ -160,7 +160,7 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 	}
 	view := pc.payload
 	if len(h.buf) > 0 {
-		h.buf = append(h.buf, pc.payload...)
+		t.store(h, pc.payload)
 		view = h.buf
 	}
 	cut := len(pc.payload) < pc.n
@@ -176,7 +176,7 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 			return false
 		}
 		if len(h.buf) == 0 {
-			h.buf = append(h.buf, pc.payload...)
+			t.store(h, pc.payload)
 		}
 		if h.state == lost {
 			c.unframed(d, pc)
@@ -345,7 +345,7 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 	var hd head
 	if old > 0 {
 		// It came in pieces: its end is looked for only in what is new.
-		h.buf = append(h.buf, pc.payload...)
+		t.store(h, pc.payload)
 		view = h.buf
 		if from := max(0, h.scanned-3); endOfHead(view[from:]) > 0 {
 			k = parseHead(view, request, &hd)
@@ -363,10 +363,10 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 			parseHead(view, request, &hd)
 			c.noteHead(d, &hd)
 			c.loseSync(d, missingHead)
-		case len(view) > maxHead:
+		case len(view) > maxHead || t.stored > maxStored:
 			c.loseSync(d, missingSync)
 		case old == 0:
-			h.buf = append(h.buf, pc.payload...)
+			t.store(h, pc.payload)
 		}
 		return false
 	}
@@ -380,6 +380,17 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 	h.buf = h.buf[:0]
 	return true
 }
+
+// store adds b to what h has of a head or a line that comes in pieces.
+func (t *Tracker) store(h *half, b []byte) {
+	before := cap(h.buf)
+	h.buf = append(h.buf, b...)
+	t.stored += cap(h.buf) - before
+}
+
+// maxStored bounds what is stored of heads and lines of all connections together.
+// Beyond it, those that come in pieces go unread.
+const maxStored = 16 << 20
 
 // noteCutHead keeps what there is of a head whose end never came.
 func (c *conn) noteCutHead(t *Tracker, d int) {
@@ -425,11 +436,11 @@ func (c *conn) line(t *Tracker, d int, pc *piece) bool {
 	i := bytes.IndexByte(pc.payload, '\n')
 	if i < 0 {
 		captured := len(pc.payload)
-		h.buf = append(h.buf, pc.payload...)
+		t.store(h, pc.payload)
 		short := captured < pc.n
 		pc.skip(pc.n)
 		h.extend(c, d, pc)
-		if short || len(h.buf) > maxChunkLine {
+		if short || len(h.buf) > maxChunkLine || t.stored > maxStored {
 			c.loseSync(d, missingHead)
 			c.unframed(d, pc)
 		}
@@ -437,7 +448,7 @@ func (c *conn) line(t *Tracker, d int, pc *piece) bool {
 	}
 	ln := pc.payload[:i]
 	if len(h.buf) > 0 {
-		h.buf = append(h.buf, ln...)
+		t.store(h, ln)
 		ln = h.buf
 	}
 	ln = bytes.TrimSuffix(ln, []byte("\r"))

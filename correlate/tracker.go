@@ -57,6 +57,7 @@ type Tracker struct {
 	hand      int
 	pendBytes int
 	pieces    int // that wait to be framed
+	stored    int // bytes of all half.buf
 
 	ended     []lingering // those that ended, in that order, from nextEnded on
 	nextEnded int
@@ -295,6 +296,7 @@ func (t *Tracker) strip(c *conn) {
 	}
 	for d := range c.half {
 		h := &c.half[d]
+		t.stored -= cap(h.buf)
 		h.buf, h.pend = nil, nil
 		if h.ends != &notClosed {
 			t.ends = append(t.ends, h.ends)
@@ -367,6 +369,9 @@ func (t *Tracker) clock(c *conn) capture.Time {
 	}
 	return t.clocks[c.file]
 }
+
+// Following returns how many connections are kept in memory.
+func (t *Tracker) Following() int { return len(t.all) }
 
 // Tick tells the tracker that the capture's clock has reached now, so that
 // findings come out while no segment arrives.
