@@ -5,6 +5,7 @@ export CGO_ENABLED = 0
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 5s
 NEEDS = jq tcpdump ip
+DEBS = jq tcpdump iproute2
 
 .PHONY: test check build fuzz bench tools
 
@@ -31,12 +32,15 @@ fuzz:
 		done; \
 	done
 
+# Makes three captures of a gigabyte once, and compares whole processes on them.
 bench:
+	@$(MAKE) --no-print-directory tools NEEDS="tcpdump ip tcptrace tshark" DEBS="tcpdump iproute2 tcptrace tshark"
+	go run ./bench/load
 	go run ./bench/compare
 
 # What some tests call and a fresh Debian lacks.
 tools:
 	@missing=; for c in $(NEEDS); do command -v $$c >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -q && apt-get install -qy --no-install-recommends jq tcpdump iproute2; \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(DEBS); \
 	fi

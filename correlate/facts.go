@@ -17,7 +17,7 @@ type facts struct {
 	server  *server
 	tally   *tally       // what was counted of the connection, shared by the facts of all its requests
 	brief   bool         // nobody wants to read about connections that ended with nothing lost
-	counted ruling       // what ended returns where brief, to spare the allocation
+	counted *ruling      // what ended returns where brief, to spare the allocation
 	now     capture.Time // the capture's clock when this is judged
 	time    capture.Time // when the connection ended; now, if it did not
 	atEnd   bool         // the capture ended before the connection did
@@ -70,18 +70,16 @@ type tally struct {
 func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	ch, sh := c.clientHalf(), c.serverHalf()
 	f := &t.scratch
-	*f = facts{
-		brief:  t.brief,
-		server: t.serverOf(c), now: t.now, time: c.ended, atEnd: atEnd && c.ended == 0,
-		openTime: c.openTime, requests: c.requests, responses: c.responses,
-		announced: c.announced, untracked: c.untracked, upgraded: c.upgraded, missing: c.missing,
-		rstS: sh.rst, rstC: ch.rst,
-		replies: sh.resets(), refusals: ch.resets(),
-		clientSeen: ch.packets > 0, serverSeen: sh.packets > 0,
-		clientEnd: ch.end, serverEnd: sh.end, clientAck: ch.ack, serverAck: sh.ack,
-		lastClient: ch.lastData, lastServer: sh.lastData, clientTop: ch.top,
-		respTime: c.respTime, respEnd: c.respEnd, preface: int64(c.preface),
-	}
+	*f = facts{} // and then field by field: a literal is built elsewhere and copied, a kilobyte of it
+	f.brief, f.server, f.counted = t.brief, t.serverOf(c), &t.counted
+	f.now, f.time, f.atEnd = t.now, c.ended, atEnd && c.ended == 0
+	f.openTime, f.requests, f.responses = c.openTime, c.requests, c.responses
+	f.announced, f.untracked, f.upgraded, f.missing = c.announced, c.untracked, c.upgraded, c.missing
+	f.rstS, f.rstC, f.replies, f.refusals = sh.rst, ch.rst, sh.resets(), ch.resets()
+	f.clientSeen, f.serverSeen = ch.packets > 0, sh.packets > 0
+	f.clientEnd, f.serverEnd, f.clientAck, f.serverAck = ch.end, sh.end, ch.ack, sh.ack
+	f.lastClient, f.lastServer, f.clientTop = ch.lastData, sh.lastData, ch.top
+	f.respTime, f.respEnd, f.preface = c.respTime, c.respEnd, int64(c.preface)
 	if c.unasked != nil {
 		f.unasked = *c.unasked
 	}

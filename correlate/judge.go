@@ -137,15 +137,12 @@ func (t *Tracker) report(f *facts, r ruling) {
 
 func (t *Tracker) count(f *facts, r *ruling) {
 	k := countKey{r.verdict, f.conn.Server}
-	n := t.counts[k]
-	if n == nil && len(t.counts) >= maxServers {
-		k = countKey{verdict: r.verdict} // too many to tell apart
-		n = t.counts[k]
+	n := t.lastCount
+	if n == nil || t.lastKey != k {
+		n = t.countFor(k)
+		t.lastKey, t.lastCount = k, n
 	}
-	if n == nil {
-		n = &VerdictCount{Verdict: k.verdict, Server: k.server}
-		t.counts[k] = n
-	}
+	k = countKey{n.Verdict, n.Server}
 	if r.lost {
 		n.Lost++
 		t.sum.Lost++
@@ -177,6 +174,19 @@ func (t *Tracker) count(f *facts, r *ruling) {
 		f.tally.verdicts = append(f.tally.verdicts, r.verdict)
 		n.Connections++
 	}
+}
+
+func (t *Tracker) countFor(k countKey) *VerdictCount {
+	n := t.counts[k]
+	if n == nil && len(t.counts) >= maxServers {
+		k = countKey{verdict: k.verdict} // too many servers to tell apart
+		n = t.counts[k]
+	}
+	if n == nil {
+		n = &VerdictCount{Verdict: k.verdict, Server: k.server}
+		t.counts[k] = n
+	}
+	return n
 }
 
 // Summary returns the counts so far.

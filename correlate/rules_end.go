@@ -121,8 +121,8 @@ func (f *facts) ended(v Verdict) *ruling {
 	}
 	if f.brief {
 		// Only the verdict will be counted, and there are many of these.
-		f.counted = ruling{verdict: v, confidence: sure, brief: true}
-		return &f.counted
+		*f.counted = ruling{verdict: v, confidence: sure, brief: true}
+		return f.counted
 	}
 	x := &ruling{verdict: v, confidence: sure, by: by, close: k}
 	if k == nil {

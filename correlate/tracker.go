@@ -45,6 +45,9 @@ type Tracker struct {
 	max       int
 	brief     bool
 	scratch   facts
+	counted   ruling   // see facts.counted
+	lastKey   countKey // of lastCount
+	lastCount *VerdictCount
 	now       capture.Time
 	clocks    []capture.Time // the same of each file
 	table     *table
