@@ -362,3 +362,25 @@ func TestFinishUnwraps(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// TestReadmeSample holds the output that the README shows to what the program
+// prints today.
+func TestReadmeSample(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "testdata/pcap/original-50ms.client.pcap"
+	_, rest, _ := strings.Cut(string(readme), "$ whyreset "+name+"\n")
+	sample, _, ok := strings.Cut(rest, "```")
+	if !ok || len(sample) < 100 {
+		t.Fatal("README.md shows no output")
+	}
+	var stdout, stderr bytes.Buffer
+	if rc := run(t.Context(), []string{name}, nil, &stdout, &stderr); rc != exitOK {
+		t.Fatalf("exit status %d: %s", rc, stderr.String())
+	}
+	if !strings.Contains(stdout.String(), sample) {
+		t.Errorf("README.md shows\n%s\nwhich is not in what the program prints", sample)
+	}
+}
