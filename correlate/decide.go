@@ -40,7 +40,7 @@ var requestRules = []rule{
 	{"crossed the server's abort", idleRaceRST},
 	{"never acknowledged", neverAcknowledged},
 	{"refused without a close", staleConnection},
-	{"more was sent than was captured", clientUnseen},
+	{"more was sent than was captured", moreThanCaptured},
 	{"client closed first", clientAbort},
 	{"both closed with a request between them", bothClosed},
 	{"request cut short by the server", requestTimeout},
@@ -56,7 +56,7 @@ var connectionRules = []rule{
 	{"left HTTP", upgradedClose},
 	{"still open", stillOpen},
 	{"refused", refusedConnection},
-	{"more was sent than was captured", clientUnseen},
+	{"more was sent than was captured", moreThanCaptured},
 	{"nothing framed", nothingFramed},
 	{"no request", unusedConnection},
 	{"reset", resetAfterComplete},
@@ -88,10 +88,10 @@ func oneSided(f *facts) *ruling {
 	return incomplete(f, "only one direction was captured")
 }
 
-// clientUnseen gives up where the server acknowledged something of the client's
+// moreThanCaptured gives up where the server acknowledged something of the client's
 // that was not captured: it may be a request, the rest of one, or the client's
 // FIN, which would turn the blame around.
-func clientUnseen(f *facts) *ruling {
+func moreThanCaptured(f *facts) *ruling {
 	if !f.clientUnseen() {
 		return nil
 	}
