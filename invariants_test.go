@@ -394,8 +394,6 @@ var excuses = []excuse{
 		why: "the announcement is what is missing; that the close and the request crossed is true"},
 	{full: correlate.Ambiguous, less: correlate.LateReuse, only: "idle-race-first-copy-unseen",
 		why: "the packet that tells of a first copy is missing, too"},
-	{full: correlate.Ambiguous, less: correlate.CloseBeforeResponse, elsewhere: true,
-		why: "it fitted the server's idle timer, too, and the close that taught the timer is missing"},
 }
 
 // bolder reports whether a encourages a retry more than b does.

@@ -38,11 +38,9 @@ type conn struct {
 	ended capture.Time // when it ended; 0 while it has not
 
 	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
-	synFrame                      uint64
-	synFile                       int32
-	file                          int32  // of the last segment
-	pendingSYN                    uint32 // sequence number of a SYN that met this connection while it was open
-	pendingFrom                   int8   // the half that sent it, -1 if there is none
+	file                          int32        // of the last segment
+	pendingSYN                    uint32       // sequence number of a SYN that met this connection while it was open
+	pendingFrom                   int8         // the half that sent it, -1 if there is none
 	pendingTime                   capture.Time
 
 	requests  int
@@ -85,10 +83,11 @@ func (p protocol) String() string {
 type missing uint8
 
 const (
-	missingStart missing = 1 << iota // it began before the capture
-	missingBytes                     // bytes that the receiver acknowledged were not captured
-	missingHead                      // header sections were cut off by the snap length
-	missingSync                      // the messages could not be told apart
+	missingStart   missing = 1 << iota // it began before the capture
+	missingBytes                       // bytes that the receiver acknowledged were not captured
+	missingHead                        // header sections were cut off by the snap length
+	missingSync                        // the messages could not be told apart
+	missingContent                     // bytes inside a body whose length is known were not captured
 )
 
 // A closing is a FIN or a RST as it was first seen.
@@ -149,6 +148,7 @@ type half struct {
 	top     int64        // the highest offset that a segment bore or reached, with or without data
 	topTime capture.Time // when it first did
 	ack     int64        // the highest offset of the peer that it acknowledged
+	ackTime capture.Time // when it did
 
 	lastData capture.Time
 
@@ -324,7 +324,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	}
 	h.ttl = s.TTL
 	off := h.rel(s.Seq)
-	at.resent = s.Len > 0 && h.top >= off+int64(s.Len) && s.Time.Sub(h.topTime) > 10*time.Millisecond
+	at.resent = s.Len > 0 && h.top >= off+int64(s.Len) && s.Time.Sub(h.topTime) > moment
 	if s.Flags&capture.SYN != 0 {
 		c.syn(s, d)
 		off++ // data in a SYN (RFC 7413) begins behind it
@@ -334,7 +334,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	}
 	if at.hasAck {
 		if at.ack > h.ack || !h.ackSeen {
-			h.ack, h.ackSeen = at.ack, true
+			h.ack, h.ackSeen, h.ackTime = at.ack, true, s.Time
 			if len(c.queue) > 0 && d == int(c.client) {
 				c.settleAnswered(t)
 			}
@@ -348,7 +348,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		}
 	}
 	if s.Flags&capture.FIN != 0 {
-		c.finSegment(t, h, off+int64(s.Len), at)
+		c.finSegment(t, h, p, off+int64(s.Len), at)
 	}
 	if s.Len > 0 {
 		c.data(t, d, &piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
@@ -367,7 +367,7 @@ func (c *conn) syn(s *capture.Segment, d int) {
 	c.startSeen = true
 	if s.Flags&capture.ACK == 0 {
 		if c.synTime == 0 {
-			c.synTime, c.synFrame, c.synFile = s.Time, s.Frame, int32(s.File)
+			c.synTime = s.Time
 			if c.client < 0 {
 				c.client = int8(d)
 			}
@@ -385,9 +385,10 @@ func (c *conn) syn(s *capture.Segment, d int) {
 	}
 }
 
-func (c *conn) finSegment(t *Tracker, h *half, off int64, at stamp) {
+func (c *conn) finSegment(t *Tracker, h, p *half, off int64, at stamp) {
 	if !h.fin.seen() {
-		resent := h.top > off && at.time.Sub(h.topTime) > 10*time.Millisecond
+		// Sequence numbers behind it, from either end, tell of an earlier copy.
+		resent := h.top > off && at.time.Sub(h.topTime) > moment || p.ack > off && at.time.Sub(p.ackTime) > moment
 		h.closings(t).fin = closing{kind: FINClose, hasAck: at.hasAck, resent: resent, off: off, ack: at.ack, time: at.time, frame: at.frame, file: at.file}
 		return
 	}
@@ -468,11 +469,14 @@ func (c *conn) data(t *Tracker, d int, pc *piece, s *capture.Segment) {
 	c.settle(t, false)
 }
 
+// moment is how far apart packets may be captured that were sent in the other
+// order.
+const moment = 10 * time.Millisecond
+
 // overruled reports whether data up to end, sent at time now, lies beyond h's own
 // RSTs: then they were not h's, or its peer did not take them. Data a moment
 // later may only have been captured out of order.
 func (h *half) overruled(end int64, now capture.Time) bool {
-	const moment = 5 * time.Millisecond
 	over := h.rst.seen() || h.nreply > 0
 	if h.rst.seen() {
 		over = end > h.rst.off && now.Sub(h.rst.time) > moment

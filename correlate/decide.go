@@ -25,8 +25,9 @@ type rule struct {
 // requestRules decide what became of a request that was outstanding when its
 // connection was judged. The first that applies rules.
 //
-// The order is the argument: first what acknowledgement numbers prove whatever
-// else is missing, then who closed first, and only then what was not seen.
+// The order is the argument: first what is no loss at all, then what
+// acknowledgement numbers prove whatever else is missing, then who closed first,
+// and only then what was not seen.
 var requestRules = []rule{
 	{"no server in the capture", oneSided},
 	{"408 for a request that stalled", timedOutWithAnswer},
@@ -108,6 +109,8 @@ func incomplete(f *facts, why string) *ruling {
 		what = "only one direction of the connection was captured"
 	case f.missing&missingBytes != 0:
 		what = "bytes that their receiver acknowledged are not in the capture"
+	case f.missing&missingContent != 0:
+		what = "content that its receiver acknowledged is not in the capture"
 	case f.missing&missingHead != 0:
 		what = "the snap length cut off header sections"
 	case f.missing&missingStart != 0:

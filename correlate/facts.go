@@ -39,7 +39,7 @@ type facts struct {
 	clientSeen, serverSeen bool
 	clientEnd, serverEnd   int64        // behind the last byte that was seen of it
 	clientAck, serverAck   int64        // the highest it acknowledged, other than in a RST
-	lastClient, lastServer capture.Time // their last data
+	lastServer             capture.Time // the server's last data
 
 	clientTTL uint8 // the same of the client's
 	ttl       uint8 // of the server's segments other than RSTs
@@ -78,7 +78,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.rstS, f.rstC, f.replies, f.refusals = sh.rst, ch.rst, sh.resets(), ch.resets()
 	f.clientSeen, f.serverSeen = ch.packets > 0, sh.packets > 0
 	f.clientEnd, f.serverEnd, f.clientAck, f.serverAck = ch.end, sh.end, ch.ack, sh.ack
-	f.lastClient, f.lastServer, f.clientTop = ch.lastData, sh.lastData, ch.top
+	f.lastServer, f.clientTop = sh.lastData, ch.top
 	f.respTime, f.respEnd, f.preface = c.respTime, c.respEnd, int64(c.preface)
 	if c.unasked != nil {
 		f.unasked = *c.unasked

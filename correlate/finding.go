@@ -151,6 +151,7 @@ type Summary struct {
 	Evicted     uint64         // connections given up to keep memory bounded
 	Duplicates  uint64         // segments seen a second time on their way (veth and bridge, both directions of a mirror)
 	Late        uint64         // segments of connections that were already reported
+	Gaps        uint64         // connections with bytes that their receiver acknowledged and the capture lacks
 	Verdicts    []VerdictCount // per verdict and server, most lost first, then by verdict and server
 	Servers     []ServerTimer  // servers with a learned timer, by endpoint
 }

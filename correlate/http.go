@@ -312,8 +312,8 @@ func (c *conn) unframed(d int, pc *piece) {
 
 // hole passes over bytes of half d, up to offset to, that were not captured.
 func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
-	c.missing |= missingBytes
 	n := to - h.next
+	c.missing |= missingContent
 	switch h.state {
 	case passing, untilClose:
 	case inBody, inChunk:
@@ -549,7 +549,7 @@ func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 		r.idle, r.hasIdle = at.time.Sub(c.openTime), true
 	case c.requests == 1 && off == 1+int64(c.preface) && c.synAckTime != 0:
 		r.idle, r.hasIdle = at.time.Sub(c.synAckTime), true
-	case c.respTime != 0 && (len(c.queue) == 1 || c.queue[len(c.queue)-2].resp.complete):
+	case c.respTime != 0 && c.half[1-c.client].next == c.respEnd && (len(c.queue) == 1 || c.queue[len(c.queue)-2].resp.complete):
 		r.idle, r.hasIdle = at.time.Sub(c.respTime), true
 	}
 	r.idle = max(r.idle, 0)

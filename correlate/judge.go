@@ -35,6 +35,9 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 		t.learn(f)
 	}
 	t.sum.Requests += uint64(c.requests)
+	if c.missing&(missingBytes|missingContent) != 0 {
+		t.sum.Gaps++
+	}
 	if c.protocol != undecided && c.protocol != http1 {
 		t.sum.Opaque++
 	}
@@ -146,7 +149,7 @@ func (t *Tracker) count(f *facts, r *ruling) {
 	if r.lost {
 		n.Lost++
 		t.sum.Lost++
-		if r.verdict.Family() == "idle-race" {
+		if r.verdict.Family() == "idle-race" || slices.Contains(r.modifiers, nearMiss) {
 			f.server.races++
 		}
 	}
@@ -250,7 +253,7 @@ func (x *ruling) noteTimer(f *facts, how string) {
 	case tm.Closes > 0:
 		x.note(f.K.frame, f.K.file, "it came %s after the last response, %s: %s ± %s in %d closes", short(idle), how, short(tm.Timeout), short(tm.Spread), tm.Closes)
 	default:
-		x.note(f.K.frame, f.K.file, "it came %s after the last response, %s: %s, says its Keep-Alive header", short(idle), how, short(tm.Stated))
+		x.note(f.K.frame, f.K.file, "it came %s after the last response, %s: %s, says its Keep-Alive header, and several servers add up to a second", short(idle), how, short(tm.Stated))
 	}
 }
 

@@ -27,8 +27,8 @@ func earlyResponseReset(f *facts) *ruling {
 		return nil
 	}
 	sent := max(f.q.end, f.clientEnd)
-	if f.clientUnseen() {
-		return nil
+	if f.clientUnseen() || f.missing&(missingBytes|missingHead|missingSync) != 0 {
+		return nil // what answers what is not certain
 	}
 	early := r.ack < f.q.end || !f.q.complete && f.q.framed
 	had := r.ack
@@ -98,8 +98,8 @@ func clientAbort(f *facts) *ruling {
 	default:
 		return &ruling{verdict: StillOpen}
 	}
-	if f.frontLost {
-		return incomplete(f, "where the response before it ends is not known")
+	if f.frontLost || f.missing&(missingBytes|missingSync) != 0 {
+		return incomplete(f, "which response belongs to which request is not known")
 	}
 	resp := &f.q.resp
 	had := int64(0)

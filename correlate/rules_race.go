@@ -5,6 +5,10 @@ import "time"
 // Rules for requests that met a close of the connection itself: the server was
 // done with it, or what lies between had forgotten it.
 
+// nearMiss marks a late reuse that missed the close by so little that no program
+// could have seen it.
+const nearMiss = "near-miss"
+
 // lateReuse: the request acknowledges the server's FIN, or the end of a response
 // that announced the close. The client's own TCP knew.
 func lateReuse(f *facts) *ruling {
@@ -17,7 +21,7 @@ func lateReuse(f *facts) *ruling {
 		x.note(f.q.frame, f.q.file, "the request (frame %d) acknowledges %d: the client's TCP had the server's FIN %d (frame %d), which came %s earlier",
 			f.q.frame, f.q.ack, f.K.off, f.K.frame, short(f.q.time.Sub(f.K.time)))
 		if f.q.time.Sub(f.K.time) < 10*time.Millisecond {
-			x.modifiers = append(x.modifiers, "near-miss")
+			x.modifiers = append(x.modifiers, nearMiss)
 			x.note(0, 0, "so little time that the program may not have seen it: the idle timeouts at both ends meet here, as in an idle race")
 		}
 		if f.K.hasAck && f.K.ack > f.q.start {
@@ -234,7 +238,7 @@ func staleConnection(f *facts) *ruling {
 		return incomplete(f, "the server's answers and close may be among them")
 	}
 	if f.firstUse() && f.q.hasIdle && f.q.idle < freshLimit {
-		x := &ruling{verdict: ClosedOnAccept, confidence: Weak, retry: RetrySafe, lost: true, by: Server, close: f.serverClose()}
+		x := &ruling{verdict: ClosedOnAccept, confidence: Weak, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
 		x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d), the first on a fresh connection: nobody had accepted it, or had already let it go", rst.frame, rst.off, rst.off, f.q.frame)
 		return x
 	}

@@ -164,7 +164,11 @@ func (l *learner) timer() *Timer {
 	}
 	d := slices.Clone(l.samples)
 	slices.Sort(d)
-	c := cluster(d, func(d time.Duration) time.Duration { return max(min(50*time.Millisecond, d/5), d/25) })
+	// Sharp first: one close that came late must not blur the others.
+	c := cluster(d, func(d time.Duration) time.Duration { return max(5*time.Millisecond, d/100) })
+	if len(c) < 3 || len(c)*3 < len(d)*2 {
+		c = cluster(d, func(d time.Duration) time.Duration { return max(min(50*time.Millisecond, d/5), d/25) })
+	}
 	if len(c) < 2 || len(c)*2 < len(d) {
 		c = cluster(d, func(d time.Duration) time.Duration { return min(1100*time.Millisecond, d*3/5) })
 		if len(c) < 4 || len(c)*5 < len(d)*4 {
@@ -190,13 +194,10 @@ func cluster(d []time.Duration, width func(time.Duration) time.Duration) []time.
 	return d[from : from+best]
 }
 
-// matches reports whether a close after idle time d may be the timer's. A timer
-// fires late when its server is busy and never early, so there is less room
-// before the timeout than behind it; what there is allows for the path's jitter.
-func (t *Timer) matches(d time.Duration) bool {
-	return d >= t.Timeout-t.early() && d <= t.Timeout+t.late()
-}
-
+// early and late are how far from the timeout a close may be and still be the
+// timer's. A timer fires late when its server is busy and never early, so there is
+// less room before the timeout than behind it; what there is allows for the path's
+// jitter.
 func (t *Timer) early() time.Duration { return t.Spread + max(2*time.Millisecond, t.Timeout/200) }
 func (t *Timer) late() time.Duration  { return 2*t.Spread + max(10*time.Millisecond, t.Timeout/50) }
 

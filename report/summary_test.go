@@ -71,7 +71,7 @@ func TestTextSummary(t *testing.T) {
   3 connections carried something other than HTTP/1 (TLS, HTTP/2, …)
   1 packet could not be decoded: frame 7: cut\x1b short
   2 IP fragments were not looked into
-  5 segments were seen twice and counted once
+  5 data segments were seen twice and counted once
   captured 2026-11-22 14:00:00 to 14:08:12 UTC
 `)
 }
@@ -126,7 +126,7 @@ func TestJSONSummary(t *testing.T) {
 	for _, want := range []string{
 		`{"type":"summary","schema":1,"complete":true,"start":"2026-11-22T14:00:00.000000000Z","end":"2026-11-22T14:08:12.000000000Z","duration_seconds":492,"packets":41203,"bytes":9000000,`,
 		`"missed":0,"undecodable":1,"undecodable_first":"frame 7: cut\u001b short","fragments":2,"duplicates":5,`,
-		`"connections":912,`, `"requests":5224,"waiting":1,"unjudged":0,"longest_wait_seconds":2.5,"lost":14,"lost_connections":14,`,
+		`"connections":912,`, `"requests":5224,"waiting":1,"unjudged":0,"gaps":0,"longest_wait_seconds":2.5,"lost":14,"lost_connections":14,`,
 		`{"verdict":"idle-race","family":"idle-race","server":{"address":"10.0.9.2","port":8080},"lost":11,"connections":11,"proven":11}`,
 		`"idle_timers":[{"server":{"address":"10.0.9.2","port":8080},"seconds":6,"spread_seconds":0.004,"closes":38,"looks_like":"Node's 5 s keepAliveTimeout + 1 s","client_reuse_seconds":7.1,"expected_races":10.2,"seen_races":11}]`,
 	} {

@@ -296,7 +296,11 @@ func Fix(f *correlate.Finding) string {
 			idle = setting(d)
 		}
 	}
-	return strings.ReplaceAll(WordsOf(f.Verdict).Fix, "{idle}", idle)
+	verdict := f.Verdict
+	if slices.Contains(f.Modifiers, "near-miss") {
+		verdict = correlate.IdleRace // the same settings meet, whoever was a moment late
+	}
+	return strings.ReplaceAll(WordsOf(verdict).Fix, "{idle}", idle)
 }
 
 // wireshark returns display filters that show the packets of the finding.

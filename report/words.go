@@ -56,7 +56,7 @@ var modifierWords = map[string]string{
 	"server-idle":             "the server's idle timer ended it",
 	"client-idle":             "the client's idle timer ended it",
 	"response-lost":           "the response may have been lost with the reset",
-	"response-received":       "the client's TCP had the whole response",
+	"near-miss":               "it missed the close by so little that no program could have seen it",
 	"response-unacknowledged": "the end of the last response was not acknowledged: the client may lack it",
 	"unasked-response":        "the server sent a response that nobody had asked for",
 	"began-before-capture":    "the connection began before the capture",

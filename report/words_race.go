@@ -125,7 +125,7 @@ var staleWords = map[correlate.Verdict]Words{
 		Title: "the client sent it on a connection whose close had already reached it",
 		Meaning: "The server had closed, and the client's own TCP had the FIN, or the announcement Connection: close, when the client sent another request on the connection. " +
 			"The request acknowledges the FIN: no packets crossed. The closed socket answers with a reset.",
-		Blame: "the client: its pool handed out a connection without looking whether it was still alive, or its event loop was too busy to see the close",
+		Blame: "the client: its pool handed out a connection without looking whether it was still alive, or its event loop was too busy to see the close; where it missed the close by milliseconds (near-miss), the settings, as for idle-race",
 		Rule: "The request acknowledges the server's FIN, or a response that announced the close (Connection: close, an unasked 408). " +
 			"Proven: the client's kernel had it. A reset that answers the request proves that it was refused, too.",
 		Saw: "EOF (Go), RemoteDisconnected (http.client), ECONNRESET or EPIPE (Node), broken pipe, NoHttpResponseException (Apache HttpClient), SH (HAProxy), UC (Envoy)",
