@@ -310,6 +310,10 @@ func hintFor(err error) string {
 		return h.hint
 	case errors.Is(err, fs.ErrPermission):
 		return "captures belong to whoever recorded them, root as a rule: try sudo, or chown the file"
+	case errors.Is(err, fs.ErrNotExist):
+		return "look at the name; tcpdump -W and -C add a number to it"
+	case errors.Is(err, capture.ErrFormat):
+		return "it reads pcap and pcapng: copy a damaged file again, or convert other formats with editcap"
 	case errors.Is(err, capture.ErrLinkType):
 		return "record with tcpdump -i any, or convert with editcap -T"
 	}

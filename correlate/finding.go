@@ -135,6 +135,7 @@ type Timer struct {
 	Spread  time.Duration // the largest difference of a close that was counted
 	Closes  int           // how many closes agree
 	Stated  time.Duration // what the server's Keep-Alive header promises; 0 if nothing
+	Product string        // the first product in its Server header, in lower case; "" if it has none
 }
 
 // A Summary counts what a tracker has seen.

@@ -213,7 +213,7 @@ func (t *Tracker) Summary() Summary {
 		if tm == nil {
 			continue
 		}
-		tm.Stated = v.stated
+		tm.Stated, tm.Product = v.stated, v.product
 		st := ServerTimer{Server: e, Timer: *tm, ClientReuse: v.maxReuse, ExpectedRaces: v.expected(tm), SeenRaces: v.races}
 		if ct := v.clients.timer(); ct != nil {
 			st.ClientTimer = *ct

@@ -239,7 +239,7 @@ func (s *server) timer() *Timer {
 		tm = &Timer{}
 	}
 	if tm != nil {
-		tm.Stated = s.stated
+		tm.Stated, tm.Product = s.stated, s.product
 	}
 	return tm
 }

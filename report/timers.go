@@ -2,6 +2,7 @@ package report
 
 import (
 	"math"
+	"strings"
 	"time"
 
 	"whyreset/correlate"
@@ -60,7 +61,12 @@ func LooksLike(t *correlate.Timer) string {
 	}
 	for _, k := range knownTimers {
 		// The median may lie a little below: time stamps are taken on the way.
-		if over := t.Timeout - k.timeout; over >= -5*time.Millisecond && over <= k.slack {
+		over := t.Timeout - k.timeout
+		if over < -5*time.Millisecond || over > k.slack {
+			continue
+		}
+		// A server that says what it is is not taken for another.
+		if t.Product == "" || strings.Contains(strings.ToLower(k.name), t.Product) {
 			return k.name
 		}
 	}

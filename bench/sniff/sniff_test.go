@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -18,6 +19,11 @@ func TestSniff(t *testing.T) {
 			t.Fatal("CI must run this test as root")
 		}
 		t.Skip("SKIPPED: capturing needs root")
+	}
+	for _, program := range []string{"ip", "tcpdump"} {
+		if _, err := exec.LookPath(program); err != nil && os.Getenv("CI") != "true" {
+			t.Skip("SKIPPED: capturing needs " + program + " (apt-get install iproute2 tcpdump)")
+		}
 	}
 	ns, err := netns.New("sniff")
 	if err != nil {

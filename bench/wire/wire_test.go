@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +30,9 @@ func newWire(t *testing.T, cfg Config) *Wire {
 			t.Fatal("CI must run this test as root")
 		}
 		t.Skip("SKIPPED: a wire needs root")
+	}
+	if _, err := exec.LookPath("ip"); err != nil && os.Getenv("CI") != "true" {
+		t.Skip("SKIPPED: a wire needs ip (apt-get install iproute2)")
 	}
 	w, err := New(cfg)
 	if err != nil {
