@@ -111,6 +111,8 @@ func clientAbort(f *facts) *ruling {
 	switch {
 	case resp.began && !resp.framed:
 		return incomplete(f, "how much of a response there was to come is not known")
+	case resp.untilClose && !f.K.seen() && !gone && k.kind == FINClose:
+		return incomplete(f, "the response was to end with the server's close, which was not captured")
 	case !resp.began && (k.hasAck && k.ack > f.responseBase() || f.clientAck > f.responseBase()) && !(f.K.kind == FINClose && f.K.off <= f.responseBase()):
 		return incomplete(f, "the client had acknowledged bytes that may be the response")
 	case !f.q.framed:

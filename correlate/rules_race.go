@@ -67,6 +67,9 @@ func idle408Race(f *facts) *ruling {
 	if f.q.resp.began || !u.began || !u.hasAck || u.ack > f.q.start || f.q.ack > u.start {
 		return nil
 	}
+	if u.status < 400 { // no server says that unasked: somebody else may have
+		return incomplete(f, "a response that nobody had asked for crossed the request")
+	}
 	x := &ruling{verdict: Idle408Race, confidence: Proven, lost: true, by: Server, close: f.serverClose()}
 	x.note(u.frame, u.file, "the response %d (frame %d) acknowledges %d and the request's first byte (frame %d) is %d: it was sent without any of the request, which crossed it",
 		u.status, u.frame, u.ack, f.q.frame, f.q.start)
