@@ -150,7 +150,7 @@ func bothClosed(f *facts) *ruling {
 	if f.first != BothParties || f.q.resp.complete {
 		return nil
 	}
-	if f.q.resp.began && !f.q.resp.framed || !f.q.resp.began && !f.silent() || !f.q.framed {
+	if f.q.resp.began && !f.q.resp.framed || !f.q.resp.began && !f.silent() || !f.q.framed || !f.shown() || f.Kc.hasAck && f.Kc.ack > f.serverEnd {
 		return incomplete(f, "whether the request was answered before both ends closed is not known")
 	}
 	if f.q.resp.began && f.wholeResponse() {
