@@ -36,6 +36,7 @@ type conn struct {
 	start capture.Time
 	last  capture.Time
 	ended capture.Time // when it ended; 0 while it has not
+	place int64        // its place in the tracker's order of findings; 0: none
 
 	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
 	file                          int32        // of the last segment

@@ -135,6 +135,10 @@ func (t *Tracker) report(f *facts, r ruling) {
 			x.Connection.Files = append(x.Connection.Files, e.File)
 		}
 	}
+	if t.current != 0 {
+		t.order.add(t.current, x)
+		return
+	}
 	t.emit(x)
 }
 

@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -25,9 +26,12 @@ const DefaultMaxConnections = 1 << 20
 const (
 	// linger is how long, in packet time, an ended connection waits for segments
 	// that its verdict would use, such as the reset that answers a request: longer
-	// than nearly all round trips. A second made short connections take half as
-	// long again, since no cache holds so many that wait.
+	// than nearly all round trips.
 	linger = 500 * time.Millisecond
+	// lingerIdle is the same for one without an outstanding request. No verdict on
+	// a request depends on it, and short connections take half as long again where
+	// a second's worth of them waits, since no cache holds so many.
+	lingerIdle = 100 * time.Millisecond
 	// timerWait is how long a verdict that only lacks the server's idle timer
 	// waits for it to be learned.
 	timerWait = 2 * time.Minute
@@ -64,8 +68,8 @@ type Tracker struct {
 	pieces    int // that wait to be framed
 	stored    int // bytes of all half.buf
 
-	ended     []lingering // those that ended, in that order, from nextEnded on
-	nextEnded int
+	ended     waitingLine             // connections that ended with a request outstanding
+	endedIdle waitingLine             // those that ended without
 	gone      map[uint64]capture.Time // last segments of reported connections, by longHash
 	goneOrder [maxGone]uint64         // its keys, a ring
 	nextGone  int
@@ -75,6 +79,8 @@ type Tracker struct {
 	counts  map[countKey]*VerdictCount
 	reasons map[countKey]map[string]uint64
 	sum     Summary
+	order   outOrder // what was found, in the order of the ends
+	current int64    // the place in order that findings belong to; 0: none
 }
 
 type countKey struct {
@@ -89,6 +95,8 @@ type lingering struct {
 	c  *conn
 	id uint64
 }
+
+func (e lingering) waits() bool { return e.c.id == e.id && e.c.state == ending }
 
 // A held finding is one that the server's idle timer would decide.
 type held struct {
@@ -122,7 +130,7 @@ func (t *Tracker) Add(s *capture.Segment) {
 	t.clocks[s.File] = max(t.clocks[s.File], s.Time)
 	if s.Time > t.now {
 		t.now = s.Time
-		if t.nextEnded < len(t.ended) || len(t.held) > 0 {
+		if t.ended.len()+t.endedIdle.len()+len(t.held) > 0 {
 			t.release()
 			t.releaseHeld()
 		}
@@ -254,6 +262,7 @@ func (t *Tracker) evict() {
 		return
 	}
 	t.sum.Evicted++
+	t.order.close(victim.place, t.emit)
 	t.discard(victim)
 	t.recycle(victim)
 }
@@ -315,31 +324,104 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	if c.ended == 0 {
 		c.ended = at
 	}
-	if c.state == open {
-		c.state = ending
-		if t.nextEnded > 1024 && t.nextEnded*2 > len(t.ended) {
-			t.ended = slices.Delete(t.ended, 0, t.nextEnded)
-			t.nextEnded = 0
-		}
-		t.ended = append(t.ended, lingering{c, c.id})
+	if c.state != open {
+		return
+	}
+	c.state = ending
+	c.place = t.order.open()
+	if len(c.queue) > 0 {
+		t.ended.add(c)
+	} else {
+		t.endedIdle.add(c)
 	}
 }
 
 // release reports what has waited long enough.
 func (t *Tracker) release() {
-	for t.nextEnded < len(t.ended) {
-		e := t.ended[t.nextEnded]
+	t.releaseAfter(&t.endedIdle, lingerIdle)
+	t.releaseAfter(&t.ended, linger)
+}
+
+func (t *Tracker) releaseAfter(line *waitingLine, wait time.Duration) {
+	for line.len() > 0 {
+		e := line.conns[line.next]
 		switch {
-		case e.c.id != e.id || e.c.state != ending: // judged earlier
+		case !e.waits(): // judged earlier
 		case e.c.ended == 0: // it went on after all
 			e.c.state = open
-		case t.now.Sub(e.c.ended) < linger:
+			t.order.close(e.c.place, t.emit)
+			e.c.place = 0
+		case t.now.Sub(e.c.ended) < wait:
 			return
 		default:
 			t.finish(e.c, false)
 		}
-		t.nextEnded++
+		line.next++
 	}
+}
+
+// An outOrder brings findings into the order in which their connections ended,
+// although those without a request outstanding are judged sooner.
+type outOrder struct {
+	places []place
+	next   int   // of places: those before it are through
+	first  int64 // the number of places[0]; numbers begin at 1
+}
+
+type place struct {
+	findings []*Finding
+	closed   bool
+}
+
+// open returns the number of the next place.
+func (o *outOrder) open() int64 {
+	if o.next > 1024 && o.next*2 > len(o.places) {
+		o.places = slices.Delete(o.places, 0, o.next)
+		o.first += int64(o.next)
+		o.next = 0
+	}
+	if o.first == 0 {
+		o.first = 1
+	}
+	o.places = append(o.places, place{})
+	return o.first + int64(len(o.places)) - 1
+}
+
+// add puts x into place n.
+func (o *outOrder) add(n int64, x *Finding) {
+	p := &o.places[n-o.first]
+	p.findings = append(p.findings, x)
+}
+
+// close says that nothing more comes for place n, and emits what is due. Place 0
+// is none.
+func (o *outOrder) close(n int64, emit func(*Finding)) {
+	if n == 0 {
+		return
+	}
+	o.places[n-o.first].closed = true
+	for ; o.next < len(o.places) && o.places[o.next].closed; o.next++ {
+		for _, x := range o.places[o.next].findings {
+			emit(x)
+		}
+		o.places[o.next].findings = nil
+	}
+}
+
+// A waitingLine holds connections in the order of their ends.
+type waitingLine struct {
+	conns []lingering
+	next  int // of conns: those before it have gone
+}
+
+func (l *waitingLine) len() int { return len(l.conns) - l.next }
+
+func (l *waitingLine) add(c *conn) {
+	if l.next > 1024 && l.next*2 > len(l.conns) {
+		l.conns = slices.Delete(l.conns, 0, l.next)
+		l.next = 0
+	}
+	l.conns = append(l.conns, lingering{c, c.id})
 }
 
 // releaseHeld reports the findings whose timer has not been learned in time.
@@ -357,7 +439,10 @@ func (t *Tracker) finish(c *conn, atEnd bool) {
 	c.noteCutHead(t, 0)
 	c.noteCutHead(t, 1)
 	t.discard(c)
+	t.current = c.place
 	t.judge(c, atEnd)
+	t.current = 0
+	t.order.close(c.place, t.emit)
 	hash := t.table.longHash(&c.ep[0], &c.ep[1])
 	delete(t.gone, t.goneOrder[t.nextGone])
 	t.gone[hash] = c.last
@@ -390,11 +475,16 @@ func (t *Tracker) Tick(now capture.Time) {
 
 // Finish ends the capture: everything that can still be judged is.
 func (t *Tracker) Finish() {
-	for ; t.nextEnded < len(t.ended); t.nextEnded++ {
-		if e := t.ended[t.nextEnded]; e.c.id == e.id && e.c.state == ending && e.c.ended != 0 {
+	ended := append(t.ended.conns[t.ended.next:], t.endedIdle.conns[t.endedIdle.next:]...)
+	slices.SortFunc(ended, func(a, b lingering) int {
+		return cmp.Or(cmp.Compare(a.c.ended, b.c.ended), cmp.Compare(a.id, b.id))
+	})
+	for _, e := range ended {
+		if e.waits() && e.c.ended != 0 {
 			t.finish(e.c, false)
 		}
 	}
+	t.ended, t.endedIdle = waitingLine{}, waitingLine{}
 	var rest []*conn
 	for _, c := range t.all {
 		if c.state == open || c.state == ending {
