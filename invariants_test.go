@@ -344,6 +344,18 @@ func TestMissingPacketsAccuseNobody(t *testing.T) {
 	})
 }
 
+// A capture with a hole in time, as when the disk or the ring was too slow: a run
+// of packets of all connections is missing.
+func TestMissingBurstsAccuseNobody(t *testing.T) {
+	each(t, func(t *testing.T, s subject, want []judgement) {
+		for n, i := range sample(len(s.segs)) {
+			j := min(i+2+n%12, len(s.segs))
+			rest := slices.Delete(slices.Clone(s.segs), i, j)
+			weaker(t, s.name, fmt.Sprintf("without packets %d to %d", i+1, j), nil, want, judge(rest))
+		}
+	})
+}
+
 // weaker fails if got accuses anybody of what want does not.
 func weaker(t *testing.T, name, what string, missing *capture.Segment, want, got []judgement) {
 	t.Helper()
@@ -392,6 +404,8 @@ var excuses = []excuse{
 		why: "without the 408, or a way to know where it begins, the close behind it is left"},
 	{full: correlate.LateReuse, less: correlate.IdleRace, only: "late-reuse-announced",
 		why: "the announcement is what is missing; that the close and the request crossed is true"},
+	{full: correlate.IdleRace, less: correlate.IdleRaceLingering, only: "idle-race-port-reuse",
+		why: "without the second handshake, what acknowledged the first connection's bytes seems to be of the second's"},
 	{full: correlate.Ambiguous, less: correlate.LateReuse, only: "idle-race-first-copy-unseen",
 		why: "the packet that tells of a first copy is missing, too"},
 }

@@ -21,6 +21,7 @@ type conn struct {
 	waited   uint16
 	protocol protocol
 
+	startBare bool // its first packet here is an acknowledgement, maybe that of its handshake
 	startSeen bool // a SYN or SYN-ACK of its handshake was captured
 	accounted bool // every client byte up to now was framed as a request, and every request was answered or is queued
 	upgraded  bool // 101 or a successful CONNECT: what follows is not HTTP

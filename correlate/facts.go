@@ -27,6 +27,7 @@ type facts struct {
 	openTime             capture.Time  // end of the handshake; 0 if not seen
 	requests, responses  int
 	announced, untracked bool
+	startBare            bool // see conn.startBare
 	upgraded             bool
 	missing              missing
 
@@ -75,6 +76,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.now, f.time, f.atEnd = t.now, c.ended, atEnd && c.ended == 0
 	f.openTime, f.requests, f.responses = c.openTime, c.requests, c.responses
 	f.announced, f.untracked, f.upgraded, f.missing = c.announced, c.untracked, c.upgraded, c.missing
+	f.startBare = c.startBare
 	f.rstS, f.rstC, f.replies, f.refusals = sh.rst, ch.rst, sh.resets(), ch.resets()
 	f.clientSeen, f.serverSeen = ch.packets > 0, sh.packets > 0
 	f.clientEnd, f.serverEnd, f.clientAck, f.serverAck = ch.end, sh.end, ch.ack, sh.ack

@@ -185,6 +185,12 @@ func (f *facts) limitInstead(x *ruling) {
 		x.candidates = []Verdict{IdleRace, KeepaliveLimitRace, LateReuse}
 		return
 	}
+	if f.startBare && f.serverEnd <= 1 && f.q.number == 1 && f.K.time.Sub(f.conn.Start) < freshLimit {
+		// All that was seen before may be the end of a handshake.
+		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "whether the connection had been in use is not known"
+		x.candidates = []Verdict{IdleRace, ClosedOnAccept}
+		return
+	}
 	if !ok || f.responses == 0 || f.announced || idle >= minTimer {
 		return
 	}
@@ -240,8 +246,12 @@ func staleConnection(f *facts) *ruling {
 	if f.missing&missingBytes != 0 {
 		return incomplete(f, "the server's answers and close may be among them")
 	}
+	if f.serverRTT > 0 && f.q.lastTime.Sub(f.q.time) > f.serverRTT/2+moment {
+		return incomplete(f, "the client went on sending, as it does when it gets acknowledgements")
+	}
 	if f.firstUse() && f.q.hasIdle && f.q.idle < freshLimit {
-		x := &ruling{verdict: ClosedOnAccept, confidence: Weak, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
+		x := &ruling{verdict: Ambiguous, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose(),
+			candidates: []Verdict{ClosedOnAccept, AbortBeforeResponse}, why: "refused on a fresh connection, and no close was captured"}
 		x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d), the first on a fresh connection: nobody had accepted it, or had already let it go", rst.frame, rst.off, rst.off, f.q.frame)
 		return x
 	}

@@ -236,6 +236,7 @@ func (t *Tracker) open(s *capture.Segment, hash uint32) *conn {
 	c.start = s.Time
 	c.half[0].next, c.half[1].next = 1, 1
 	if s.Flags&capture.SYN == 0 {
+		c.startBare = s.Flags == capture.ACK && s.Len == 0
 		c.missing |= missingStart
 		c.half[0].state, c.half[1].state = lost, lost
 	}
