@@ -82,6 +82,9 @@ func clientAbort(f *facts) *ruling {
 	if k.hasAck && k.ack > f.serverEnd && !(f.K.kind == FINClose && k.ack == f.K.off+1) {
 		return incomplete(f, "the client's close acknowledges a byte or a FIN of the server's that was not captured")
 	}
+	if k.hasAck && k.off < f.q.end {
+		return incomplete(f, "the client's close lies before bytes that it sent: somebody else may have forged it")
+	}
 	x := &ruling{confidence: Proven, lost: true, by: Client, close: &k}
 	switch {
 	case k.kind == ActiveReset, gone && k.kind == FINClose:
