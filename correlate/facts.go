@@ -8,7 +8,7 @@ import (
 )
 
 // facts are what is known of a connection, and of one request on it, when it is
-// judged. They are all that the rules in decide.go may look at.
+// judged. They are all that the rules (rules_*.go) may look at.
 //
 // The names K, Kc, a and b are those of the literature on this: K is the
 // server's close, Kc the client's, and [a,b) are the request's bytes.
@@ -42,8 +42,8 @@ type facts struct {
 	clientAck, serverAck   int64        // the highest it acknowledged, other than in a RST
 	lastServer             capture.Time // the server's last data
 
-	clientTTL uint8 // the same of the client's
 	ttl       uint8 // of the server's segments other than RSTs
+	clientTTL uint8 // the same of the client's
 	unasked   response
 	respTime  capture.Time // last byte of the last complete response; 0 if none
 	respEnd   int64

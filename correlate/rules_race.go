@@ -18,14 +18,14 @@ func lateReuse(f *facts) *ruling {
 	x := &ruling{verdict: LateReuse, confidence: Proven, lost: true, by: Server, close: f.serverClose()}
 	switch {
 	case f.K.kind == FINClose && f.q.ack > f.K.off:
+		if f.K.hasAck && f.K.ack > f.q.start {
+			return nil // it closed after it had bytes of this request: not what it seems
+		}
 		x.note(f.q.frame, f.q.file, "the request (frame %d) acknowledges %d: the client's TCP had the server's FIN %d (frame %d), which came %s earlier",
 			f.q.frame, f.q.ack, f.K.off, f.K.frame, short(f.q.time.Sub(f.K.time)))
 		if f.q.time.Sub(f.K.time) < 10*time.Millisecond {
 			x.modifiers = append(x.modifiers, nearMiss)
 			x.note(0, 0, "so little time that the program may not have seen it: the idle timeouts at both ends meet here, as in an idle race")
-		}
-		if f.K.hasAck && f.K.ack > f.q.start {
-			return nil // it closed after it had bytes of this request: not what it seems
 		}
 		if f.q.resent {
 			x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the request's first copy was not captured"
@@ -213,11 +213,10 @@ func neverAcknowledged(f *facts) *ruling {
 	}
 	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, by: NoParty, candidates: []Verdict{IdleBlackhole}, why: "the request was never acknowledged"}
 	x.note(f.q.frame, f.q.file, "the request (frame %d) was sent %d times and never acknowledged: the path, or the server, was gone", f.q.frame, f.q.retrans+1)
-	if f.q.number > 1 || f.q.hasIdle {
-		if f.q.hasIdle && f.q.idle >= time.Minute && f.missing&missingBytes == 0 {
-			x.verdict, x.confidence, x.by, x.candidates, x.why = IdleBlackhole, Strong, Middlebox, nil, ""
-			x.note(0, 0, "the connection had been idle for %s: what keeps state on the path had forgotten it", short(f.q.idle))
-		}
+	if f.q.hasIdle && f.q.idle >= time.Minute && f.missing&missingBytes == 0 {
+		// Who forgot cannot be seen: by stays NoParty.
+		x.verdict, x.confidence, x.candidates, x.why = IdleBlackhole, Strong, nil, ""
+		x.note(0, 0, "the connection had been idle for %s: what keeps state on the path had forgotten it, or the server's host had gone", short(f.q.idle))
 	}
 	return x
 }
@@ -262,13 +261,15 @@ func staleConnection(f *facts) *ruling {
 		x.note(0, 0, "no close of the server's was captured")
 		return x
 	}
+	// Only the first two say who sent the reset. A host that was started anew
+	// would answer like the others.
 	after := rst.time.Sub(f.q.time)
 	switch {
 	case f.conn.Vantage == AtClient && f.server.rtt > 5*time.Millisecond && after < f.server.rtt*2/5:
-		x.confidence = Strong
+		x.confidence, x.by = Strong, Middlebox
 		x.note(rst.frame, rst.file, "it came %s after the request, and the server is %s away: something nearer sent it", short(after), short(f.server.rtt))
 	case f.ttl != 0 && rst.ttl != f.ttl:
-		x.confidence = Strong
+		x.confidence, x.by = Strong, Middlebox
 		x.note(rst.frame, rst.file, "its TTL is %d and the server's segments have %d: something else on the path sent it", rst.ttl, f.ttl)
 	case f.q.idle >= time.Minute:
 		x.confidence = Strong
@@ -278,7 +279,7 @@ func staleConnection(f *facts) *ruling {
 		x.note(0, 0, "no close of the server's was captured")
 		return x
 	}
-	x.verdict, x.by, x.candidates, x.why = StaleConnection, Middlebox, nil, ""
+	x.verdict, x.candidates, x.why = StaleConnection, nil, ""
 	if x.confidence == Strong {
 		x.retry = RetrySafe
 	}

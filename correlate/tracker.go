@@ -105,7 +105,8 @@ type held struct {
 }
 
 // New returns a tracker that calls emit with each finding, in the order in which
-// the findings became certain. The finding belongs to emit.
+// the connections ended; a verdict that waits for a server's idle timer comes once
+// that is known, or after timerWait. The finding belongs to emit.
 func New(cfg Config, emit func(*Finding)) *Tracker {
 	if cfg.MaxConnections <= 0 {
 		cfg.MaxConnections = DefaultMaxConnections

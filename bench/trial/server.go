@@ -1,7 +1,6 @@
 package trial
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -41,13 +40,6 @@ func Serve(ln net.Listener, idle time.Duration, log *Log) *Server {
 // Close ends the server, and with it all of its connections.
 func (s *Server) Close() error {
 	err := s.http.Close()
-	<-s.done
-	return err
-}
-
-// Shutdown stops listening and waits until every connection has ended.
-func (s *Server) Shutdown(ctx context.Context) error {
-	err := s.http.Shutdown(ctx)
 	<-s.done
 	return err
 }
