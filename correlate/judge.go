@@ -287,7 +287,8 @@ func short(d time.Duration) string {
 	case d < 0:
 		return "-" + short(-d)
 	case d >= time.Minute:
-		return d.Round(time.Second).String()
+		d = d.Round(time.Second)
+		return fmt.Sprintf("%d m %d s", d/time.Minute, d%time.Minute/time.Second)
 	case d >= time.Second:
 		return fmt.Sprintf("%.3f s", d.Seconds())
 	case d >= time.Millisecond:
