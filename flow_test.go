@@ -478,6 +478,10 @@ func parseSegment(words []string) (w flowSegment, err error) {
 		case len(word) == 3 && word[0] >= '1' && word[0] <= '5':
 			b, _ := body()
 			w.payload = fmt.Appendf(w.payload, "HTTP/1.1 %s Status\r\nContent-Length: %d\r\n\r\n%s", word, len(b), b)
+		case tlsWords[key] != nil:
+			var b []byte
+			b, err = tlsWords[key](value)
+			w.payload = append(w.payload, b...)
 		case isPair:
 			err = w.set(key, value)
 		default:

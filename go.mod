@@ -10,3 +10,5 @@ require (
 	golang.org/x/term v0.47.0
 	golang.org/x/tools v0.52.0
 )
+
+require golang.org/x/crypto v0.58.0

@@ -408,6 +408,8 @@ var excuses = []excuse{
 		why: "without the second handshake, what acknowledged the first connection's bytes seems to be of the second's"},
 	{full: correlate.Ambiguous, less: correlate.LateReuse, only: "idle-race-first-copy-unseen",
 		why: "the packet that tells of a first copy is missing, too"},
+	{full: correlate.ProtocolMismatch, less: correlate.AbortBeforeResponse, only: "protocol-mismatch-silent",
+		why: "what the server speaks on its other connection is missing"},
 }
 
 // bolder reports whether a encourages a retry more than b does.

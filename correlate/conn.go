@@ -57,6 +57,8 @@ type conn struct {
 	respTime capture.Time // last byte of the last complete response
 	respEnd  int64        // its end
 	server   *server      // what is known of the server's timers
+	tls      *tlsConn     // nil if it does not speak TLS
+	mismatch *mismatch    // nil if each end understood the other
 }
 
 type connState uint8
@@ -95,6 +97,7 @@ const (
 // A closing is a FIN or a RST as it was first seen.
 type closing struct {
 	kind   CloseKind
+	notify bool // it is TLS's close_notify, which comes before the FIN
 	hasAck bool
 	resent bool // its first copy was not captured, and may have acknowledged less
 	file   int32
@@ -537,6 +540,9 @@ func (c *conn) again(t *Tracker, h *half, d int, pc *piece, s *capture.Segment) 
 // settleAnswered lets go of the requests whose response the client has
 // acknowledged to the end.
 func (c *conn) settleAnswered(t *Tracker) {
+	if c.protocol == tls {
+		return // a response may always have another record: recordOfRequest lets go of it
+	}
 	acked := c.half[c.client].ack
 	for len(c.queue) > 0 {
 		r := c.queue[0]

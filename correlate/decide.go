@@ -30,6 +30,9 @@ type rule struct {
 // and only then what was not seen.
 var requestRules = []rule{
 	{"no server in the capture", oneSided},
+	{"another protocol than the server's", wrongProtocol},
+	{"client's certificate turned down", certificateRefused},
+	{"an end that TLS hides", hiddenEnd},
 	{"408 for a request that stalled", timedOutWithAnswer},
 	{"answered early, then reset", earlyResponseReset},
 	{"answered", answeredRequest},
@@ -53,6 +56,9 @@ var requestRules = []rule{
 
 // connectionRules name the end of a connection on which no request was lost.
 var connectionRules = []rule{
+	{"another protocol than the server's", wrongProtocol},
+	{"client's certificate turned down", certificateRefused},
+	{"TLS handshake not finished", handshakeFailed},
 	{"not HTTP/1", notHTTP1},
 	{"left HTTP", upgradedClose},
 	{"still open", stillOpen},
@@ -74,6 +80,7 @@ func (f *facts) decideConnection() ruling { return f.firstOf(connectionRules) }
 func (f *facts) firstOf(rules []rule) ruling {
 	for _, r := range rules {
 		if x := r.apply(f); x != nil {
+			f.hide(x)
 			return *x
 		}
 	}
@@ -115,7 +122,7 @@ func incomplete(f *facts, why string) *ruling {
 		what = "the snap length cut off header sections"
 	case f.missing&missingStart != 0:
 		what = "the connection began before the capture"
-	case f.serverTop() > f.serverEnd || f.clientAck > f.serverEnd+1:
+	case f.serverTop() > f.serverEnd || f.serverUnseen():
 		what = "the server sent bytes that are not in the capture"
 	case f.clientUnseen():
 		what = "the client sent something that is not in the capture"

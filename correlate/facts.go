@@ -38,7 +38,8 @@ type facts struct {
 	refusals   []replyRST // the same of the client
 
 	clientSeen, serverSeen bool
-	clientEnd, serverEnd   int64        // behind the last byte that was seen of it
+	clientEnd, serverEnd   int64        // behind the last byte that was seen of it, not counting the server's close_notify
+	clientSent, serverSent int64        // the same, with the FIN and the close_notify
 	clientAck, serverAck   int64        // the highest it acknowledged, other than in a RST
 	lastServer             capture.Time // the server's last data
 
@@ -48,6 +49,9 @@ type facts struct {
 	respTime  capture.Time // last byte of the last complete response; 0 if none
 	respEnd   int64
 	preface   int64
+	client    int       // which half is the client's
+	tls       *tlsConn  // nil if the connection does not speak TLS
+	mismatch  *mismatch // nil if each end understood the other
 
 	hasRequest bool
 	q          request  // the request that is judged; else the last one
@@ -95,13 +99,21 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 			f.time = f.now
 		}
 	}
+	f.clientSent, f.serverSent = ch.upTo(), sh.upTo()
 	f.K, f.Kc = firstClose(sh), firstClose(ch)
+	f.client = c.clientSide()
+	if c.mismatch != nil && c.mismatch.what != "" {
+		f.mismatch = c.mismatch
+	}
 	f.first = whoFirst(&f.K, &f.Kc)
 	f.ttl, f.clientTTL = sh.ttl, ch.ttl
 	f.conn = Connection{
 		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
 		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
 		Protocol: c.protocol.String(),
+	}
+	if c.tls != nil {
+		t.gatherTLS(c, f)
 	}
 	if c.synTime != 0 && c.synAckTime != 0 {
 		f.serverRTT = max(c.synAckTime.Sub(c.synTime), 1)
@@ -223,6 +235,9 @@ func (f *facts) closedIdle(p Party) bool {
 // firstUse reports whether q is the first request of a connection whose
 // beginning was seen: nothing went either way before it.
 func (f *facts) firstUse() bool {
+	if f.tls != nil {
+		return f.tls.whole && f.q.number == 1
+	}
 	return f.conn.StartSeen && f.q.number == 1 && f.q.start == 1+f.preface && f.q.ack <= 1
 }
 
@@ -286,7 +301,7 @@ func (f *facts) silent() bool {
 // that was not captured: data, or the client's FIN.
 func (f *facts) clientUnseen() bool {
 	top := f.clientEnd
-	if f.Kc.kind == FINClose && f.Kc.off == top {
+	if f.clientSent == top+1 { // the FIN
 		top++
 	}
 	for _, r := range f.refusals { // bear what the server acknowledged
@@ -294,8 +309,12 @@ func (f *facts) clientUnseen() bool {
 			return true
 		}
 	}
-	return max(f.serverAck, f.clientTop) > top || f.K.hasAck && f.K.ack > top || f.Kc.kind == FINClose && f.Kc.off > top
+	return max(f.serverAck, f.clientTop) > top || f.K.hasAck && f.K.ack > top || f.clientSent > top
 }
+
+// serverUnseen reports whether the client acknowledged something behind all that
+// was captured of the server's, a FIN among it.
+func (f *facts) serverUnseen() bool { return f.clientAck > max(f.serverEnd+1, f.serverSent) }
 
 // shown reports whether every byte that the server sent was captured up to K.
 func (f *facts) shown() bool { return f.K.off <= f.serverEnd }
@@ -304,7 +323,7 @@ func (f *facts) shown() bool { return f.K.off <= f.serverEnd }
 // a client that had gone before the end of it arrived.
 func (f *facts) answered() bool {
 	r := &f.q.resp
-	if !f.wholeResponse() {
+	if !f.wholeResponse() || f.hidesEnd() {
 		return false
 	}
 	got := f.clientAck

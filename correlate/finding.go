@@ -41,10 +41,18 @@ type Connection struct {
 	Requests       int          // requests that began on it
 	Responses      int          // final responses that ended on it
 	Protocol       string       // "http/1.1", or what else was recognised: "tls", "h2c", "opaque", "" for no bytes
+	TLS            *TLS         // nil if it does not speak TLS
 	HandshakeRTT   time.Duration
 	HasRTT         bool
 	Vantage        Vantage
 	Files          []int // the files (Segment.File) that its frames are in
+}
+
+// TLS is what the handshake of TLS shows in clear.
+type TLS struct {
+	Version    string // such as "TLS 1.3"; "" if it was not captured
+	ServerName string // the name that the client asked for (RFC 6066, section 3)
+	ALPN       string // the protocol that the server chose (RFC 7301), if it is known; TLS 1.3 encrypts it
 }
 
 // A Request describes an HTTP request message.
@@ -95,6 +103,7 @@ type CloseKind uint8
 const (
 	NoClose     CloseKind = iota
 	FINClose              // a FIN
+	NotifyClose           // the close_notify of TLS
 	ActiveReset           // a RST that a socket sent when it was aborted: it acknowledges
 	ReplyReset            // a RST that answers a segment for which there is no open socket: it does not
 	Refusal               // a RST that answers a SYN
@@ -102,7 +111,7 @@ const (
 
 // String returns "none", "fin", "active-reset", "reply-reset" or "refusal".
 func (k CloseKind) String() string {
-	return [...]string{"none", "fin", "active-reset", "reply-reset", "refusal"}[k]
+	return [...]string{"none", "fin", "close-notify", "active-reset", "reply-reset", "refusal"}[k]
 }
 
 // Vantage says where on the path the capture was made, as the handshake's

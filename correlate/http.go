@@ -6,16 +6,18 @@ import "bytes"
 type parseState uint8
 
 const (
-	atStart    parseState = iota // a message, or the empty line before one
-	inHead                       // a start line or header field
-	inBody                       // half.left bytes of content
-	chunkSize                    // a chunk-size line
-	inChunk                      // half.left bytes of a chunk
-	chunkBreak                   // the line break behind a chunk
-	inTrailer                    // trailer fields
-	untilClose                   // content that ends with the connection
-	passing                      // nothing that is framed here: upgraded, tunnelled, not HTTP
-	lost                         // unknown: the start of a message is looked for at each segment
+	atStart     parseState = iota // a message, or the empty line before one
+	inHead                        // a start line or header field
+	inBody                        // half.left bytes of content
+	chunkSize                     // a chunk-size line
+	inChunk                       // half.left bytes of a chunk
+	chunkBreak                    // the line break behind a chunk
+	inTrailer                     // trailer fields
+	untilClose                    // content that ends with the connection
+	recordStart                   // the header of a TLS record
+	inRecord                      // half.left bytes of a TLS record
+	passing                       // nothing that is framed here: upgraded, tunnelled, not HTTP
+	lost                          // unknown: the start of a message is looked for at each segment
 )
 
 // maxChunkLine bounds a chunk-size line with its extensions.
@@ -38,6 +40,7 @@ func (c *conn) frame(t *Tracker, d int, pc *piece) {
 		switch h.state {
 		case inBody, inChunk:
 			k := min(h.left, int64(pc.n))
+			c.watchAnswer(d, pc, int(k))
 			pc.skip(int(k))
 			h.left -= k
 			h.extend(c, d, pc)
@@ -50,8 +53,13 @@ func (c *conn) frame(t *Tracker, d int, pc *piece) {
 			}
 			c.messageEnd(t, d, pc)
 		case untilClose:
+			c.watchAnswer(d, pc, pc.n)
 			pc.skip(pc.n)
 			h.extend(c, d, pc)
+		case recordStart, inRecord:
+			if !c.records(t, d, pc) {
+				return
+			}
 		case passing:
 			return
 		case chunkSize, chunkBreak, inTrailer:
@@ -138,6 +146,13 @@ func (c *conn) reading() *response {
 // used up, or of no use.
 func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 	h := &c.half[d]
+	switch {
+	case c.protocol == tls:
+		return c.resumeRecords(d, pc)
+	case c.protocol == h2c:
+		c.answeredPreface(t, d, pc)
+		return false
+	}
 	if h.state == lost && h.fresh {
 		h.buf = h.buf[:0]
 	}
@@ -183,14 +198,24 @@ func (c *conn) begin(t *Tracker, d int, pc *piece) bool {
 		}
 		return false
 	case no:
-		h.buf = h.buf[:0]
 		if n := proxyHeader(view); n > 0 && h.bufOff == 1 && d == int(c.client) && c.requests == 0 {
 			c.preface = int32(n)
+			h.buf = h.buf[:0]
 			pc.skip(n - (len(view) - len(pc.payload)))
 			return true
 		}
-		if h.bufOff == 1 && c.startSeen && c.requests == 0 && c.responses == 0 {
-			c.notHTTP(view)
+		if h.bufOff == 1+int64(c.preface) && c.startSeen && c.requests == 0 && c.responses == 0 {
+			return c.notHTTP(d, view)
+		}
+		if h.state == lost && c.protocol == undecided && likeRecord(view) {
+			c.beginTLS(false)
+			h.state = recordStart
+			return true
+		}
+		if h.bufOff == 1 && d != int(c.client) && c.answeredOtherwise(view, &h.bufAt) {
+			if len(h.buf) == 0 {
+				t.store(h, pc.payload)
+			}
 			return false
 		}
 		c.loseSync(d, missingSync)
@@ -250,17 +275,23 @@ func proxyHeader(b []byte) int {
 	return 0
 }
 
-// notHTTP marks a connection whose first bytes are no HTTP/1 message.
-func (c *conn) notHTTP(first []byte) {
+// notHTTP marks a connection whose first bytes are no HTTP/1 message. It reports
+// whether framing goes on all the same.
+func (c *conn) notHTTP(d int, first []byte) bool {
 	switch {
-	case first[0] == 0x16 && (len(first) < 2 || first[1] == 3):
-		c.protocol = tls
+	case first[0] == recordHandshake && (len(first) < 2 || first[1] == 3) && d == int(c.client):
+		c.beginTLS(true)
+		return true
 	case bytes.HasPrefix(first, []byte("PRI * HTTP/2")):
 		c.protocol = h2c
 	default:
 		c.protocol = opaque
 	}
 	c.pass()
+	if c.protocol == h2c {
+		c.half[1-d].state = lost // the answer to it is looked at
+	}
+	return false
 }
 
 // pass stops framing: what follows is not HTTP/1.
@@ -316,6 +347,11 @@ func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
 	c.missing |= missingContent
 	switch h.state {
 	case passing, untilClose:
+	case recordStart, inRecord:
+		if h.state == inRecord && c.holeInRecord(t, d, n) {
+			break
+		}
+		c.loseRecords(d, &piece{off: h.next, n: int(min(n, 1<<30)), at: stamp{time: c.last}}, missingBytes)
 	case inBody, inChunk:
 		if n < h.left {
 			h.left -= n

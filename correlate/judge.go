@@ -16,7 +16,11 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 	// same.
 	var open []*facts
 	var front *request
-	for _, q := range c.queue {
+	queue := c.queue
+	if c.tls != nil && !f.readable() {
+		queue = nil // nothing is known of what it carries
+	}
+	for _, q := range queue {
 		g := f.about(q, prev, front)
 		answered := g.answered()
 		if !answered && front == nil {
@@ -38,7 +42,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 	if c.missing&(missingBytes|missingContent) != 0 {
 		t.sum.Gaps++
 	}
-	if c.protocol != undecided && c.protocol != http1 {
+	if c.protocol != undecided && c.protocol != http1 && !f.readable() {
 		t.sum.Opaque++
 	}
 	if len(open) > 0 {
@@ -88,7 +92,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 // timedOutOrEarly reports whether a request that was answered still calls for a
 // finding.
 func timedOutOrEarly(f *facts) bool {
-	return timedOutWithAnswer(f) != nil || earlyResponseReset(f) != nil
+	return timedOutWithAnswer(f) != nil || earlyResponseReset(f) != nil || f.mismatch != nil && f.q.number == 1
 }
 
 // report turns a ruling into a finding and counts it.
@@ -104,6 +108,9 @@ func (t *Tracker) report(f *facts, r ruling) {
 	}
 	if r.close != nil {
 		x.Close = Close{Kind: r.close.kind, Frame: r.close.frame, Ack: r.close.ack, HasAck: r.close.hasAck}
+		if r.close.notify {
+			x.Close.Kind = NotifyClose
+		}
 	}
 	if tm := f.timer(); tm != nil {
 		x.Timer = tm
@@ -263,7 +270,10 @@ func (x *ruling) noteTimer(f *facts, how string) {
 
 // name is what people call the close.
 func (k *closing) name() string {
-	if k.kind == FINClose {
+	switch {
+	case k.notify:
+		return "close_notify"
+	case k.kind == FINClose:
 		return "FIN"
 	}
 	return "reset"

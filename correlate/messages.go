@@ -146,6 +146,9 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 		req = c.queue[c.current]
 	}
 	t.describe(c, hd)
+	if c.responses == 0 {
+		t.serverOf(c).speaks |= speaksHTTP
+	}
 	switch {
 	case hd.status == 101:
 		if resp != nil {
@@ -166,6 +169,9 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 	}
 	if resp != nil {
 		resp.framed = true
+	}
+	if hd.status == 400 && req != nil && req.number == 1 {
+		c.refused(&pc.at)
 	}
 	switch {
 	case req != nil && req.connect && hd.status < 300:

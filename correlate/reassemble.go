@@ -45,6 +45,8 @@ func (h *half) skips(end int64) bool {
 	switch h.state {
 	case inBody, inChunk:
 		return end <= h.next+h.left
+	case inRecord: // an alert or a hello is to be read
+		return end <= h.next+h.left && h.left > maxHello
 	case untilClose, passing:
 		return true
 	}

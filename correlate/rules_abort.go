@@ -76,7 +76,7 @@ func clientAbort(f *facts) *ruling {
 	default:
 		return nil
 	}
-	if k.hasAck && k.ack > f.serverEnd+1 || f.clientAck > f.serverTop() && f.clientAck > f.serverEnd+1 {
+	if k.hasAck && k.ack > max(f.serverEnd+1, f.serverSent) || f.serverUnseen() && f.clientAck > f.serverTop() {
 		return incomplete(f, "the client acknowledged bytes of the server's that were not captured before it closed")
 	}
 	if k.hasAck && k.ack > f.serverEnd && !(f.K.kind == FINClose && k.ack == f.K.off+1) {
@@ -138,7 +138,7 @@ func clientAbort(f *facts) *ruling {
 		x.note(f.refusals[0].frame, f.refusals[0].file, "and its reset (frame %d) refuses what the server sent: nobody was waiting for it", f.refusals[0].frame)
 	}
 	if f.K.seen() && f.K.hasAck && f.K.ack > k.off && k.kind == FINClose {
-		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) acknowledges that FIN: it closed afterwards", f.K.name(), f.K.frame)
+		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) acknowledges that %s: it closed afterwards", f.K.name(), f.K.frame, k.name())
 	}
 	return x
 }
@@ -353,7 +353,7 @@ func cutResponse(f *facts) *ruling {
 	if !r.framed {
 		return incomplete(f, "where the response ends is not known")
 	}
-	if f.serverTop() > max(f.serverEnd, r.end) || f.clientAck > f.serverEnd+1 {
+	if f.serverTop() > max(f.serverEnd, r.end) || f.serverUnseen() {
 		return incomplete(f, "the end of what the server sent was not captured")
 	}
 	x := &ruling{retry: RetryUnsafe, lost: true, by: Server, close: f.serverClose(), confidence: Proven}

@@ -4,11 +4,14 @@ package correlate
 
 // notHTTP1 says what the connection carried, and accuses nobody.
 func notHTTP1(f *facts) *ruling {
-	switch f.conn.Protocol {
-	case "", "http/1.1":
+	if f.conn.Protocol == "" || f.readable() || f.first == NoParty && !f.serverReset() && len(f.refusals) == 0 {
 		return nil
 	}
 	x := &ruling{verdict: Unknown, by: f.first, close: f.closeOf(f.first), why: "not HTTP/1"}
+	if f.tls != nil {
+		f.noteOpaqueTLS(x)
+		return x
+	}
 	x.note(0, 0, "the connection does not carry HTTP/1 that can be read (%s)", f.conn.Protocol)
 	return x
 }

@@ -21,8 +21,8 @@ func lateReuse(f *facts) *ruling {
 		if f.K.hasAck && f.K.ack > f.q.start {
 			return nil // it closed after it had bytes of this request: not what it seems
 		}
-		x.note(f.q.frame, f.q.file, "the request (frame %d) acknowledges %d: the client's TCP had the server's FIN %d (frame %d), which came %s earlier",
-			f.q.frame, f.q.ack, f.K.off, f.K.frame, short(f.q.time.Sub(f.K.time)))
+		x.note(f.q.frame, f.q.file, "the request (frame %d) acknowledges %d: the client's TCP had the server's %s %d (frame %d), which came %s earlier",
+			f.q.frame, f.q.ack, f.K.name(), f.K.off, f.K.frame, short(f.q.time.Sub(f.K.time)))
 		if f.q.time.Sub(f.K.time) < 10*time.Millisecond {
 			x.modifiers = append(x.modifiers, nearMiss)
 			x.note(0, 0, "so little time that the program may not have seen it: the idle timeouts at both ends meet here, as in an idle race")
@@ -145,9 +145,9 @@ func idleRace(f *facts) *ruling {
 		return nil
 	}
 	x := &ruling{verdict: IdleRace, confidence: Strong, lost: true, by: Server, close: f.serverClose()}
-	x.note(f.K.frame, f.K.file, "server's FIN (frame %d) acknowledges %d, the request's first byte (frame %d) is %d: it had none of the request",
-		f.K.frame, f.K.ack, f.q.frame, f.q.start)
-	x.note(f.q.frame, f.q.file, "the request acknowledges %d and not the FIN, which is %d: the client had not seen it", f.q.ack, f.K.off)
+	x.note(f.K.frame, f.K.file, "server's %s (frame %d) acknowledges %d, the request's first byte (frame %d) is %d: it had none of the request",
+		f.K.name(), f.K.frame, f.K.ack, f.q.frame, f.q.start)
+	x.note(f.q.frame, f.q.file, "the request acknowledges %d and not the %s, which is %d: the client had not seen it", f.q.ack, f.K.name(), f.K.off)
 	f.retryAfterClose(x)
 	switch {
 	case f.serverAck > f.q.start:

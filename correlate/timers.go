@@ -22,6 +22,9 @@ type server struct {
 	races      uint64
 	product    string        // the first product in its Server header, in lower case
 	considered int           // how many closes there were when held verdicts were last looked at
+	tickets    bool          // it sends session tickets behind the handshake (TLS 1.3, OpenSSL)
+	notifies   bool          // it sends close_notify before it closes
+	speaks     speaks        // in which protocols it was seen to answer
 	lingers    bool          // it was seen to acknowledge requests after its own FIN
 	limits     map[int]limit // of closes right after the nth response
 }

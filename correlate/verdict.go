@@ -67,6 +67,12 @@ const (
 	// ClosedOnAccept: the server closed a fresh connection without reading anything.
 	ClosedOnAccept
 
+	// ProtocolMismatch: the client and the server do not speak the same protocol on
+	// this port.
+	ProtocolMismatch
+	// TLSHandshakeFailed: the connection ended before TLS was established.
+	TLSHandshakeFailed
+
 	// ClientAbortBeforeResponse: the client gave up while it waited.
 	ClientAbortBeforeResponse
 	// ClientAbortMidResponse: the client gave up inside the response.
@@ -123,6 +129,8 @@ var verdictNames = [numVerdicts]struct{ id, family string }{
 	RequestTimeout:            {"request-timeout", "server-abort"},
 	PipelinedLost:             {"pipelined-lost", "server-abort"},
 	ClosedOnAccept:            {"closed-on-accept", "connect"},
+	ProtocolMismatch:          {"protocol-mismatch", "protocol"},
+	TLSHandshakeFailed:        {"tls-handshake-failed", "protocol"},
 	ClientAbortBeforeResponse: {"client-abort-before-response", "client-abort"},
 	ClientAbortMidResponse:    {"client-abort-mid-response", "client-abort"},
 	ClientAbortMidUpload:      {"client-abort-mid-upload", "client-abort"},

@@ -20,6 +20,7 @@ var familyNames = map[string]string{
 	"server-abort": "the server ended an exchange that was under way",
 	"client-abort": "the client ended an exchange that was under way",
 	"connect":      "a connection that came to nothing",
+	"protocol":     "the two ends do not speak the same protocol",
 	"clean":        "nothing was lost (shown with --all)",
 	"unknown":      "no verdict, and no accusation",
 }

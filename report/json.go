@@ -66,6 +66,9 @@ type jsonConnection struct {
 	Reused       *bool    `json:"reused,omitempty"`
 	Protocol     string   `json:"protocol,omitempty"`
 	TLS          *bool    `json:"tls,omitempty"`
+	TLSVersion   string   `json:"tls_version,omitempty"`
+	ALPN         string   `json:"alpn,omitempty"`
+	ServerName   string   `json:"server_name,omitempty"`
 	HandshakeRTT *float64 `json:"handshake_rtt_seconds,omitempty"`
 	Vantage      string   `json:"vantage,omitempty"`
 }
@@ -277,7 +280,10 @@ func connection(f *correlate.Finding) jsonConnection {
 		out.Reused = new(r.Number > 1)
 	}
 	if c.Protocol != "" {
-		out.TLS = new(c.Protocol == "tls")
+		out.TLS = new(c.TLS != nil)
+	}
+	if c.TLS != nil {
+		out.TLSVersion, out.ALPN, out.ServerName = c.TLS.Version, c.TLS.ALPN, c.TLS.ServerName
 	}
 	if c.HasRTT {
 		out.HandshakeRTT = new(secs(c.HandshakeRTT))

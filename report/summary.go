@@ -261,7 +261,7 @@ func remarks(s *Summary, loc *time.Location) []string {
 		notes = append(notes, note)
 	}
 	if k.Opaque > 0 {
-		notes = append(notes, plural(k.Opaque, "connection", "connections")+" carried something other than HTTP/1 (TLS, HTTP/2, …)")
+		notes = append(notes, plural(k.Opaque, "connection", "connections")+" carried something other than HTTP/1 (HTTP/2, …)")
 	}
 	if c.Undecodable > 0 {
 		notes = append(notes, plural(c.Undecodable, "packet", "packets")+" could not be decoded: "+printable(c.FirstBad))

@@ -68,7 +68,7 @@ func TestTextSummary(t *testing.T) {
   1,869 connections ended with nothing lost (--all shows them): 1,861 clean-close, 8 unused-connection
   without a verdict, nothing known to be lost (--all shows them): 4 unknown
   2 connections were still open at the end; 1 request was waiting for an answer, up to 2.500 s
-  3 connections carried something other than HTTP/1 (TLS, HTTP/2, …)
+  3 connections carried something other than HTTP/1 (HTTP/2, …)
   1 packet could not be decoded: frame 7: cut\x1b short
   2 IP fragments were not looked into
   5 data segments were seen twice and counted once

@@ -108,13 +108,19 @@ func (t *Text) label(b *strings.Builder, name string, lines ...string) {
 
 // what says which request the finding is about and what became of it.
 func what(f *correlate.Finding, words Words) string {
-	r := f.Request
+	r, under := f.Request, tlsName(f.Connection.TLS)
+	if r == nil && under != "" {
+		return "no request, " + under + ": " + words.Title
+	}
 	if r == nil {
 		return "no request: " + words.Title
 	}
 	name := "request " + strconv.Itoa(r.Number) + " on this connection"
 	if !f.Connection.StartSeen {
 		name = "request " + strconv.Itoa(r.Number) + " seen on this connection"
+	}
+	if under != "" {
+		name += ", " + under
 	}
 	if r.Method != "" {
 		name = requestName(r, f.Connection.Server.AddrPort()) + ", " + name
@@ -129,6 +135,22 @@ func what(f *correlate.Finding, words Words) string {
 		name += ", answered " + strconv.Itoa(f.Response.Status)
 	}
 	return name + ": " + words.Title
+}
+
+// tlsName returns "under TLS 1.3 to www.example.com", or as much of it as is
+// known; "" if the connection did not speak TLS.
+func tlsName(c *correlate.TLS) string {
+	if c == nil {
+		return ""
+	}
+	name := "under " + cmp.Or(c.Version, "TLS")
+	if c.ServerName != "" {
+		name += " to " + escape(shorten(c.ServerName, 80))
+	}
+	if c.ALPN != "" {
+		name += " (" + escape(c.ALPN) + ")"
+	}
+	return name
 }
 
 // requestName returns "GET /path", with the host if it is more than the address

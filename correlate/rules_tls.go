@@ -1,0 +1,190 @@
+package correlate
+
+// Rules for what TLS leaves to be seen, and gatherTLS, which gives the other rules
+// the close_notify alerts in place of the FINs that follow them.
+
+// gatherTLS completes f with what the records of c show. A close_notify says that
+// its sender is done as a FIN does (RFC 8446, section 6.1), and it comes before:
+// clients act on it, and their FIN is often the first.
+func (t *Tracker) gatherTLS(c *conn, f *facts) {
+	f.tls = c.tls
+	server := 1 - c.clientSide()
+	if k := c.closeNotify(server); k.seen() {
+		f.K, f.serverEnd = k, min(f.serverEnd, k.off)
+		f.server.notifies = true
+	}
+	if k := c.closeNotify(1 - server); k.seen() {
+		f.Kc = k
+	}
+	f.first = whoFirst(&f.K, &f.Kc)
+	x := c.tls
+	f.conn.TLS = &TLS{Version: versionName(x.choice.version), ServerName: x.hello.serverName, ALPN: x.choice.protocol}
+	if x.http2 {
+		f.conn.TLS.ALPN = "h2"
+	}
+}
+
+// hiddenEnd gives up where the capture does not tell whether the last response
+// under TLS came to its end: a server that is killed may end between two records.
+func hiddenEnd(f *facts) *ruling {
+	if !f.hidesEnd() {
+		return nil
+	}
+	r := &f.q.resp
+	k := f.serverClose()
+	x := &ruling{verdict: Ambiguous, by: f.first, close: k, why: "TLS hides whether the response was complete"}
+	x.candidates = []Verdict{TruncatedResponse, CleanClose}
+	if f.K.kind != FINClose {
+		x.candidates = []Verdict{AbortMidResponse, ResetAfterComplete}
+	}
+	if f.tls.ticket == maybeTicket {
+		x.why = "a short response looks like a session ticket"
+		x.candidates = append(x.candidates, AbortBeforeResponse)
+		x.note(r.frame, r.file, "all that the server sent (frame %d) after the handshake may be a response, or a session ticket", r.frame)
+	}
+	x.note(k.frame, k.file, "the server's %s (frame %d) came %s after its last record, without the close_notify that ends a stream under TLS; whether the response was complete is encrypted",
+		k.name(), k.frame, short(k.time.Sub(r.lastTime)))
+	return x
+}
+
+// hidesEnd reports whether the server ended the connection right behind bytes of
+// the response in a way that leaves open whether they were all.
+func (f *facts) hidesEnd() bool {
+	if f.tls == nil || !f.hasRequest || f.K.notify || !f.K.seen() || f.first == Client || !f.q.resp.complete {
+		return false
+	}
+	if f.tls.ticket == maybeTicket {
+		return true
+	}
+	if f.K.time.Sub(f.q.resp.lastTime) >= minTimer {
+		return false
+	}
+	return f.K.kind != FINClose || f.server.notifies || f.rstS.seen()
+}
+
+// hide lowers the confidence of what rests on the framing of messages to what
+// records support. What rests on acknowledgements stands.
+func (f *facts) hide(x *ruling) {
+	if f.tls == nil || x.verdict == StillOpen {
+		return
+	}
+	switch x.verdict {
+	case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, ClientAbortMidResponse, RequestTimeout, ServerNeverAnswered:
+		x.confidence = min(x.confidence, Strong)
+		if !f.q.resp.began {
+			x.note(0, 0, "under TLS a run of the client's records counts as a request, and whether it was complete is encrypted")
+		}
+	}
+	if x.verdict.Family() != "clean" {
+		return
+	}
+	x.confidence = min(x.confidence, Strong)
+	if f.K.seen() && f.first == Server && f.respTime != 0 && f.K.time.Sub(f.respTime) < minTimer {
+		x.confidence = Weak
+		x.note(0, 0, "right behind the last response; whether that was complete is encrypted")
+	}
+}
+
+// handshakeFailed: the connection ended before TLS was established, or with the
+// alert by which a server turns down the client's certificate, which under TLS 1.3
+// comes after the client is done (RFC 8446, section 4.4.2.4).
+func handshakeFailed(f *facts) *ruling {
+	x := f.tls
+	if x == nil || !x.whole {
+		return nil
+	}
+	if x.established {
+		return nil
+	}
+	r := &ruling{verdict: TLSHandshakeFailed, confidence: Proven, by: x.by, close: f.closeOf(f.first)}
+	switch k := &x.refused; {
+	case k.seen() && x.refusal != 0:
+		r.note(k.frame, k.file, "the %s ended the handshake with the alert %s (frame %d)", x.by, alertName(x.refusal), k.frame)
+		if f.missing&missingBytes != 0 {
+			r.confidence = Strong
+		}
+		if r.close == nil {
+			r.close = k
+		}
+		return r
+	case k.seen():
+		r.confidence = Strong
+		r.note(k.frame, k.file, "the %s sent an alert (frame %d) in place of the rest of its handshake; under TLS 1.3 its name is encrypted", x.by, k.frame)
+		if r.close == nil {
+			r.close = k
+		}
+		return r
+	}
+	if f.first == NoParty && !f.serverReset() && len(f.refusals) == 0 {
+		return nil // still open
+	}
+	if f.missing&(missingBytes|missingHead|missingSync) != 0 || f.clientUnseen() || f.clientAck > f.serverSent || f.serverTop() > f.serverEnd {
+		return incomplete(f, "how far the TLS handshake came is not known")
+	}
+	r.by, r.confidence = f.first, Strong
+	k := f.closeOf(f.first)
+	if k == nil {
+		k = f.serverClose()
+		if k == nil {
+			q := f.refusals[0]
+			k = &closing{kind: ReplyReset, off: q.off, time: q.time, frame: q.frame, file: q.file}
+			r.by = Client
+		} else {
+			r.by = Server
+		}
+		r.close = k
+	}
+	switch {
+	case f.clientEnd <= 1:
+		return nil
+	case f.serverEnd <= 1 && r.by != Client && f.server.speaks&speaksTLS == 0:
+		r.verdict, r.confidence, r.why = Ambiguous, NoConfidence, "closed at the ClientHello"
+		r.candidates = []Verdict{ProtocolMismatch, TLSHandshakeFailed}
+		r.note(k.frame, k.file, "the server's %s (frame %d) was all that answered the ClientHello: it may not speak TLS on this port, or it turned this client down", k.name(), k.frame)
+	case f.serverEnd <= 1 && r.by == Client:
+		r.note(k.frame, k.file, "the client's %s (frame %d) came %s after the handshake of TCP, and the server had not answered its ClientHello", k.name(), k.frame, short(k.time.Sub(max(f.openTime, f.conn.Start))))
+	default:
+		r.note(k.frame, k.file, "the %s's %s (frame %d) came before the handshake of TLS was finished, without an alert", r.by, k.name(), k.frame)
+	}
+	return r
+}
+
+// certificateRefused: under TLS 1.3 a server looks at the client's certificate
+// when the client is done and may have sent a request.
+func certificateRefused(f *facts) *ruling {
+	x := f.tls
+	if x == nil || !x.whole || !x.certificate || x.choice.version != version13 || !f.K.notify || f.first == Client ||
+		f.requests > 1 || f.responses > 0 || x.half[1-f.client].records > 0 {
+		return nil
+	}
+	r := &ruling{verdict: TLSHandshakeFailed, confidence: Strong, by: Server, close: &f.K, lost: f.hasRequest && f.requests > 0, retry: NothingToRetry}
+	r.note(f.K.frame, f.K.file, "the first that the server sent after the client's certificate is an alert (frame %d), as when it turns the certificate down; its name is encrypted", f.K.frame)
+	return r
+}
+
+// readable reports whether requests and responses of HTTP/1 can be told apart on
+// the connection, even if their content cannot be read.
+func (f *facts) readable() bool {
+	if f.tls != nil {
+		return f.mismatch == nil && f.tls.alternates() && (f.tls.whole || f.responses > 0)
+	}
+	return f.conn.Protocol == http1.String()
+}
+
+// noteOpaqueTLS says why nothing is said of the messages.
+func (f *facts) noteOpaqueTLS(x *ruling) {
+	switch k := f.closeOf(f.first); {
+	case f.tls.http2:
+		x.why = "HTTP/2 under TLS"
+		x.note(0, 0, "the connection carries HTTP/2 under TLS, whose streams cannot be told apart without the keys")
+		fallthrough
+	default:
+		if !f.tls.http2 {
+			x.why = "TLS, not in the manner of HTTP/1"
+			x.note(0, 0, "what the connection carries under TLS does not alternate as requests and responses of HTTP/1 do")
+		}
+		if k != nil {
+			x.note(k.frame, k.file, "%s %s (frame %d) was the first close", f.first.possessive(), k.name(), k.frame)
+		}
+	}
+}

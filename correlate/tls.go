@@ -1,0 +1,551 @@
+package correlate
+
+import (
+	"time"
+
+	"whyreset/capture"
+)
+
+// Under TLS the messages of HTTP cannot be read, but the records that carry them
+// can be counted and timed: every record begins with its type and length in
+// clear (RFC 8446, section 5.1). A run of the client's application data is taken
+// for a request, and the server's that follows for its response; each is taken
+// for complete wherever a record ends. Nothing else is known of them, and the
+// rules for TLS (rules_tls.go) say so.
+
+// The types of records (RFC 8446, section 5.1; RFC 6520).
+const (
+	recordChangeCipherSpec = 20
+	recordAlert            = 21
+	recordHandshake        = 22
+	recordData             = 23
+	recordHeartbeat        = 24
+)
+
+const (
+	recordHeader = 5
+	// maxRecord is the longest ciphertext: 2^14 bytes and what encryption may add
+	// to them (RFC 5246, section 6.2.3).
+	maxRecord = 1<<14 + 2048
+	version13 = 0x0304
+)
+
+// A tlsConn is what the records of a connection show. It is allocated for
+// connections that speak TLS only, and not written to once they are judged.
+type tlsConn struct {
+	hello       hello // the client's
+	choice      hello // the server's
+	half        [2]tlsHalf
+	whole       bool         // its records were followed from the first on
+	established bool         // the handshake is over
+	at          capture.Time // when it was
+	http2       bool         // the messages are those of HTTP/2
+	foreign     bool         // the data does not alternate as HTTP/1 does
+	refused     closing      // an alert that ended the handshake; its kind is NoClose if there was none
+	refusal     uint8        // what it says; 0 if that is encrypted
+	by          Party        // who sent it
+	certificate bool         // the client sent more than its Finished: it was asked for a certificate
+	base        int64        // behind the server's last record that is part of no response
+	early       int          // the client's encrypted records in the handshake
+	pushes      int          // how often the server spoke up without having been asked
+	firstLen    int          // of the server's first record of application data
+	replies     int          // the server's records of application data
+	ticket      doubt        // whether the first of them may be a session ticket
+}
+
+// A tlsHalf is one direction of a TLS connection.
+type tlsHalf struct {
+	header  [recordHeader]byte
+	nheader uint8
+	role    recordRole
+	cipher  bool // its ChangeCipherSpec was seen
+	read    bool // its hello was read, or cannot be
+	lost    bool // its records can no longer be told apart
+	records int  // of application data
+	at      stamp
+	off     int64
+	length  int
+	message []byte  // of a handshake, as far as it has come
+	notify  closing // its close_notify, if that is the last that it sent
+}
+
+// A recordRole says what a record is to the connection.
+type recordRole uint8
+
+const (
+	roleNone    recordRole = iota // nothing that is followed
+	roleHello                     // handshake in clear
+	roleAlert                     // an alert in clear
+	roleClosing                   // as long as an encrypted alert
+	roleData                      // application data
+)
+
+// A doubt is whether what looks like a response may be a session ticket.
+type doubt uint8
+
+const (
+	noDoubt doubt = iota
+	maybeTicket
+	surelyTicket
+)
+
+// alertRecord is the length of a record of TLS 1.3 that holds an alert: two bytes,
+// the type, and the cipher's tag.
+func (x *tlsConn) alertRecord() int {
+	if x.choice.suite == 0x1305 { // TLS_AES_128_CCM_8_SHA256
+		return 2 + 1 + 8
+	}
+	return 2 + 1 + 16
+}
+
+// finishedRecord is the same of a Finished: a header, a hash, the type, the tag.
+func (x *tlsConn) finishedRecord() int {
+	n := 4 + 32 + 1 + 16
+	if x.choice.suite == 0x1302 { // TLS_AES_256_GCM_SHA384
+		n += 16
+	}
+	return n
+}
+
+// beginTLS begins to follow records where pc does. whole says that they are the
+// first of the connection.
+func (c *conn) beginTLS(whole bool) {
+	c.protocol = tls
+	c.tls = &tlsConn{whole: whole, established: !whole}
+	for d := range c.half {
+		c.half[d].state = recordStart
+		if !whole {
+			c.half[d].state = lost
+		}
+		c.half[d].buf = c.half[d].buf[:0]
+	}
+	if c.client < 0 {
+		c.client = int8(c.clientSide())
+	}
+}
+
+// likeRecord reports whether b begins like a record, and, as far as b goes, like
+// another one behind it.
+func likeRecord(b []byte) bool {
+	for first := true; ; first = false {
+		if len(b) < recordHeader {
+			return !first
+		}
+		n := int(b[3])<<8 | int(b[4])
+		if b[0] < recordChangeCipherSpec || b[0] > recordData || b[1] != 3 || b[2] > 4 || n == 0 || n > maxRecord {
+			return false
+		}
+		if b[0] == recordChangeCipherSpec && n > 1 || b[0] == recordAlert && n > 64 {
+			return false
+		}
+		if len(b) <= recordHeader+n {
+			return true
+		}
+		b = b[recordHeader+n:]
+	}
+}
+
+// records advances the framing of direction d over pc. It returns false once pc
+// is used up, or of no use.
+func (c *conn) records(t *Tracker, d int, pc *piece) bool {
+	h, th := &c.half[d], &c.tls.half[d]
+	if h.state == inRecord {
+		k := int(min(h.left, int64(pc.n)))
+		th.take(pc.payload[:min(k, len(pc.payload))], k)
+		pc.skip(k)
+		h.left -= int64(k)
+		c.recordGrows(d, pc)
+		if h.left == 0 {
+			h.state = recordStart
+			c.recordEnds(t, d, pc)
+		}
+		return pc.n > 0
+	}
+	if th.nheader == 0 {
+		th.at, th.off = pc.at, pc.off
+	}
+	for th.nheader < recordHeader && len(pc.payload) > 0 {
+		th.header[th.nheader] = pc.payload[0]
+		th.nheader++
+		pc.skip(1)
+	}
+	if th.nheader < recordHeader {
+		if pc.n > 0 {
+			c.loseRecords(d, pc, missingHead)
+		}
+		return false
+	}
+	th.nheader = 0
+	b := &th.header
+	n := int(b[3])<<8 | int(b[4])
+	if b[0] < recordChangeCipherSpec || b[0] > recordHeartbeat || b[1] != 3 || n > maxRecord {
+		if th.off != 1 || d == int(c.client) || !c.answeredInClear(b[:], &th.at) {
+			c.loseRecords(d, pc, missingSync)
+		}
+		return false
+	}
+	th.length = n
+	h.left, h.state = int64(n), inRecord
+	c.recordBegins(t, d)
+	if n == 0 {
+		h.state = recordStart
+		c.recordEnds(t, d, pc)
+	}
+	return pc.n > 0
+}
+
+// take keeps b, the captured part of n bytes of a record, if it is to be read.
+func (th *tlsHalf) take(b []byte, n int) {
+	if th.role != roleHello && th.role != roleAlert || th.read && th.role == roleHello {
+		return
+	}
+	if len(b) < n || len(th.message)+n > maxHello {
+		th.read, th.message = true, nil
+		return
+	}
+	th.message = append(th.message, b...)
+}
+
+// loseRecords gives up the records of direction d until one is recognised at the
+// beginning of a segment.
+func (c *conn) loseRecords(d int, pc *piece, why missing) {
+	c.tls.half[d].nheader = 0
+	c.tls.half[d].message, c.tls.half[d].read = nil, true
+	c.tls.established = true // or never will be, as far as can be told
+	c.tls.whole = false
+	c.tls.half[d].lost = true
+	c.tls.half[d].notify = closing{}
+	c.loseSync(d, why)
+	c.unframed(d, pc)
+}
+
+// recordBegins says what the record is whose header was read, and opens the
+// message that it belongs to.
+func (c *conn) recordBegins(t *Tracker, d int) {
+	x, th := c.tls, &c.tls.half[d]
+	client := d == int(c.client)
+	th.role = roleNone
+	switch th.header[0] {
+	case recordChangeCipherSpec:
+		th.cipher = true
+		x.foreign = x.foreign || !x.whole // where the handshake ends is not known
+	case recordAlert:
+		th.role = roleClosing
+		if th.length == 2 && !x.established {
+			th.role = roleAlert
+		}
+		th.message = nil
+	case recordHandshake:
+		x.foreign = x.foreign || !x.whole
+		if th.cipher && x.choice.version != version13 {
+			// Encrypted: the Finished, as a rule, and the server's is the last of a
+			// full handshake, the client's of one that resumes.
+			if x.half[1-d].cipher && !x.established {
+				x.established, x.at = true, th.at.time
+			}
+			return
+		}
+		th.role = roleHello
+	case recordData:
+		th.role = c.dataRole(client, th)
+	}
+	switch {
+	case th.role != roleData:
+	case client && !c.recordOfRequest(t, th), !client && !c.recordOfResponse(t, th):
+		th.role = roleNone
+	}
+	if th.role == roleData {
+		th.notify = closing{}
+	}
+}
+
+// dataRole tells application data from the encrypted part of a handshake, which
+// TLS 1.3 sends in records of the same type, and from alerts.
+func (c *conn) dataRole(client bool, th *tlsHalf) recordRole {
+	x := c.tls
+	if !x.established {
+		switch {
+		case x.choice.version != 0 && x.choice.version != version13:
+			// No data comes before the handshake is over, but its end may not have
+			// been captured.
+			x.established, x.at = true, th.at.time
+		case x.choice.version == 0:
+			x.foreign = true // early data (RFC 8446, section 2.3)
+			return roleNone
+		case th.length == x.alertRecord():
+			p := Server
+			if client {
+				p = Client
+			}
+			x.refuse(p, 0, th)
+			return roleNone
+		case client:
+			x.early++
+			switch {
+			case th.length == x.finishedRecord():
+				x.established, x.at = true, th.at.time
+			default:
+				x.certificate = true
+			}
+			return roleNone
+		case x.early == 0 || !th.at.hasAck || !x.certificate:
+			return roleNone
+		default:
+			// It answers what the client sent: that was all of its handshake.
+			x.established, x.at = true, th.at.time
+		}
+	}
+	if x.choice.version == version13 || x.choice.version == 0 {
+		if th.length == x.alertRecord() {
+			return roleClosing
+		}
+	}
+	return roleData
+}
+
+// refuse notes an alert of p's that ends the handshake.
+func (x *tlsConn) refuse(p Party, says uint8, th *tlsHalf) {
+	if x.refused.seen() {
+		return
+	}
+	x.refused = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, off: th.off, ack: th.at.ack, time: th.at.time, frame: th.at.frame, file: th.at.file}
+	x.refusal, x.by = says, p
+}
+
+// recordGrows notes that the record of direction d reaches up to where pc begins.
+func (c *conn) recordGrows(d int, pc *piece) {
+	if c.tls.half[d].role != roleData {
+		return
+	}
+	r := c.queue[len(c.queue)-1]
+	if d == int(c.client) {
+		r.end, r.complete = pc.off, false
+		return
+	}
+	r.resp.end, r.resp.lastTime, r.resp.complete = pc.off, pc.at.time, false
+}
+
+// recordEnds takes in a whole record.
+func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
+	x, th := c.tls, &c.tls.half[d]
+	client := d == int(c.client)
+	switch th.role {
+	case roleHello:
+		c.readHello(d)
+	case roleAlert:
+		if len(th.message) == 2 && th.message[1] != alertCloseNotify {
+			p := Server
+			if client {
+				p = Client
+			}
+			x.refuse(p, th.message[1], th)
+			if th.message[0] == alertWarning {
+				x.refused = closing{}
+			}
+		}
+		th.message = nil
+	case roleClosing:
+		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack,
+			time: th.at.time, frame: th.at.frame, file: th.at.file}
+	case roleData:
+		r := c.queue[len(c.queue)-1]
+		if client {
+			r.complete = true
+			break
+		}
+		if !r.resp.complete && c.respEnd <= r.resp.start {
+			c.responses++
+			if r.hasIdle && r.number > 1 {
+				t.answeredAfter(c, r.idle)
+			}
+		}
+		r.resp.complete = true
+		c.respTime, c.respEnd = pc.at.time, pc.off
+		c.withoutTickets(t, r, th, pc)
+	default:
+		if client {
+			break
+		}
+		x.base = pc.off
+		if n := len(c.queue); n > 0 && !c.queue[n-1].resp.began {
+			c.queue[n-1].base = x.base
+		}
+	}
+}
+
+// withoutTickets takes back what was taken for the first response, if it was the
+// session tickets of TLS 1.3: servers that use OpenSSL send two of the same
+// length after a full handshake, and one after a resumed one, as soon as they have
+// the client's Finished, which often is when they have its request too.
+func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
+	x := c.tls
+	if x.choice.version != version13 || r.number != 1 || !x.whole {
+		return
+	}
+	x.replies++
+	s := t.serverOf(c)
+	switch {
+	case x.replies == 1 && x.choice.resumed:
+		x.ticket = maybeTicket
+		if s.tickets {
+			x.ticket = surelyTicket
+		}
+	case x.replies == 1:
+		x.firstLen = th.length
+		return
+	case x.replies == 2 && th.length == x.firstLen && th.length >= minTicket && r.resp.start == th.off-int64(th.length+recordHeader) &&
+		th.at.time.Sub(r.resp.time) <= moment:
+		x.ticket = surelyTicket
+		s.tickets = true
+	default:
+		if x.ticket == maybeTicket {
+			x.ticket = noDoubt // whatever the first was, this is a response
+		}
+		return
+	}
+	if x.ticket == surelyTicket {
+		x.ticket = noDoubt
+		r.resp, r.base = response{}, pc.off
+		c.responses--
+		c.respTime, c.respEnd = 0, 0
+	}
+}
+
+// minTicket is below every session ticket (RFC 8446, section 4.6.1) with its
+// header and tag.
+const minTicket = 48
+
+// recordOfRequest takes the client's record that begins for a part of the request
+// that is under way, or for a new one. It returns false if it is none.
+func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
+	x := c.tls
+	th.records++
+	if x.hello.offers2 && x.choice.version == version13 && th.length == settingsAck && th.records <= 5 {
+		c.isHTTP2()
+	}
+	if x.http2 {
+		return false
+	}
+	if n := len(c.queue); n > 0 {
+		r := c.queue[n-1]
+		switch {
+		case !r.resp.began:
+			return true
+		case th.at.hasAck && th.at.ack <= r.resp.start:
+			return true // the client sends on, and knows of no response yet
+		case r.resp.hasAck && r.resp.ack < r.end && th.at.time.Sub(r.lastTime) < uploadPause:
+			return true // the server answered early, and the client sends on
+		case th.at.hasAck && th.at.ack < r.resp.end && r.resp.complete:
+			x.foreign = true // HTTP/1 clients read a response to its end
+		}
+		c.pop(t)
+	}
+	c.beginRequest(t, th.off, &th.at)
+	r := c.queue[len(c.queue)-1]
+	r.framed, r.headEnded, r.base = true, true, x.base
+	if x.whole {
+		t.serverOf(c).speaks |= speaksTLS
+	}
+	if !r.hasIdle && c.requests == 1 && x.at != 0 {
+		r.idle, r.hasIdle = max(0, th.at.time.Sub(x.at)), true
+	}
+	return true
+}
+
+// uploadPause is longer than a client pauses inside an upload for want of window.
+const uploadPause = 200 * time.Millisecond
+
+// settingsAck is the length of a record with nothing in it but a SETTINGS frame
+// that acknowledges: the first that an HTTP/2 client sends once it has the
+// server's (RFC 9113, section 6.5.3).
+const settingsAck = 9 + 1 + 16
+
+// recordOfResponse takes the server's record that begins for a part of the
+// response to the request that is outstanding. It returns false if it is none.
+func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
+	x := c.tls
+	th.records++
+	if x.http2 {
+		return false
+	}
+	if len(c.queue) == 0 {
+		if x.whole && x.choice.version != version13 && c.requests == 0 {
+			x.foreign = true // HTTP servers do not speak first
+		}
+		return false
+	}
+	r := c.queue[len(c.queue)-1]
+	if !th.at.hasAck || th.at.ack <= r.start {
+		return false
+	}
+	if !r.resp.began {
+		r.resp = response{began: true, framed: true, start: th.off, end: th.off, ack: th.at.ack, hasAck: true, time: th.at.time, lastTime: th.at.time, frame: th.at.frame, file: th.at.file}
+		return true
+	}
+	if r.resp.complete && th.at.time.Sub(r.resp.lastTime) > time.Second {
+		x.pushes++
+	}
+	if th.at.ack >= r.end {
+		r.resp.ack = max(r.resp.ack, r.end) // it has all of the request now
+	}
+	return true
+}
+
+// isHTTP2 gives up the requests of a connection that turns out to carry HTTP/2.
+func (c *conn) isHTTP2() {
+	c.tls.http2 = true
+	c.requests, c.responses, c.respTime, c.respEnd = 0, 0, 0, 0
+}
+
+// alternates reports whether what the records show fits requests and responses
+// of HTTP/1, each after the other.
+func (x *tlsConn) alternates() bool {
+	return x.established && !x.http2 && !x.foreign && x.pushes < 2
+}
+
+// resumeRecords looks for a record at the beginning of pc, where framing was lost.
+func (c *conn) resumeRecords(d int, pc *piece) bool {
+	if !likeRecord(pc.payload) {
+		c.unframed(d, pc)
+		return false
+	}
+	c.half[d].state = recordStart
+	return true
+}
+
+// holeInRecord passes over n bytes of direction d that were not captured, if they
+// lie inside one record.
+func (c *conn) holeInRecord(t *Tracker, d int, n int64) bool {
+	h := &c.half[d]
+	if n > h.left {
+		return false
+	}
+	c.tls.half[d].take(nil, int(n))
+	h.left -= n
+	pc := &piece{off: h.next + n, at: stamp{time: c.last}}
+	c.recordGrows(d, pc)
+	if h.left == 0 {
+		h.state = recordStart
+		c.recordEnds(t, d, pc)
+	}
+	return true
+}
+
+// closeNotify returns the close_notify that ended what half d sent. In TLS 1.3
+// only its length tells it from data: it counts if the connection was closed
+// behind it.
+func (c *conn) closeNotify(d int) closing {
+	k := c.tls.half[d].notify
+	if !k.seen() {
+		return closing{}
+	}
+	h, p := &c.half[d], &c.half[1-d]
+	certain := c.tls.half[d].header[0] == recordAlert
+	if !certain && !h.fin.seen() && !h.rst.seen() && h.nreply == 0 && !p.fin.seen() && !p.rst.seen() {
+		return closing{}
+	}
+	if h.fin.seen() && h.fin.off < k.off || h.rst.seen() && h.rst.off < k.off {
+		return closing{}
+	}
+	return k
+}
