@@ -224,7 +224,7 @@ func (f *facts) couldBeIdle() (could, sure bool) {
 // the application had read all there was (tcp_close), but a server that shuts
 // down one direction to linger does so unread.
 func closeBeforeResponse(f *facts) *ruling {
-	if f.K.kind != FINClose || !f.K.hasAck || f.K.ack <= f.q.start || f.q.resp.began {
+	if f.K.kind != FINClose || !f.K.hasAck || f.K.ack <= f.q.start || f.q.resp.began || f.K.notify && f.rstS.seen() {
 		return nil
 	}
 	if !f.silent() || !f.shown() {
@@ -276,7 +276,8 @@ func abortBeforeResponse(f *facts) *ruling {
 		}
 		return nil
 	}
-	if f.K.kind != ActiveReset || f.K.ack <= f.q.start {
+	// Under TLS a close_notify may go before the reset.
+	if f.K.kind != ActiveReset && !(f.K.notify && f.rstS.seen()) || f.K.ack <= f.q.start {
 		if f.K.seen() || len(f.replies) == 0 || f.serverAck <= f.q.start {
 			return nil
 		}

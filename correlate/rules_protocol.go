@@ -147,7 +147,7 @@ func (c *conn) watchAnswer(d int, pc *piece, n int) {
 
 // wrongProtocol: the ends do not speak the same protocol on this port.
 func wrongProtocol(f *facts) *ruling {
-	lost := f.hasRequest && !f.wholeResponse()
+	lost := f.hasRequest && f.q.resp.status == 0
 	if m := f.mismatch; m != nil {
 		if f.hasRequest && f.q.number > 1 {
 			return nil
@@ -163,7 +163,7 @@ func wrongProtocol(f *facts) *ruling {
 		return x
 	}
 	closed := f.K.seen() || f.serverReset()
-	if !closed || f.first == Client || f.serverEnd > 1 || f.missing != 0 || f.clientUnseen() || f.serverUnseen() || f.clientEnd <= 1 {
+	if !closed || f.first == Client || f.serverEnd > 1 || f.missing != 0 || f.clientUnseen() || f.serverTop() > f.serverEnd || f.serverUnseen() || f.clientEnd <= 1 {
 		return nil
 	}
 	// The server closed without a word. What it speaks elsewhere tells why.

@@ -165,8 +165,10 @@ func certificateRefused(f *facts) *ruling {
 // readable reports whether requests and responses of HTTP/1 can be told apart on
 // the connection, even if their content cannot be read.
 func (f *facts) readable() bool {
-	if f.tls != nil {
-		return f.mismatch == nil && f.tls.alternates() && (f.tls.whole || f.responses > 0)
+	if x := f.tls; x != nil {
+		// Bytes that are missing may be what tells HTTP/2.
+		either := x.hello.offers2 && x.choice.version == version13 && f.missing != 0
+		return f.mismatch == nil && x.alternates() && !either && (x.whole || f.responses > 0)
 	}
 	return f.conn.Protocol == http1.String()
 }

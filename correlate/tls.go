@@ -216,6 +216,14 @@ func (c *conn) loseRecords(d int, pc *piece, why missing) {
 	c.tls.half[d].lost = true
 	c.tls.half[d].notify = closing{}
 	c.loseSync(d, why)
+	if n := len(c.queue); n > 0 {
+		r := c.queue[n-1]
+		if d == int(c.client) {
+			r.framed = false
+		} else {
+			r.resp.framed = false
+		}
+	}
 	c.unframed(d, pc)
 }
 
