@@ -351,7 +351,7 @@ func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
 		if h.state == inRecord && c.holeInRecord(t, d, n) {
 			break
 		}
-		c.loseRecords(d, &piece{off: h.next, n: int(min(n, 1<<30)), at: stamp{time: c.last}}, missingBytes)
+		c.loseRecords(t, d, &piece{off: h.next, n: int(min(n, 1<<30)), at: stamp{time: c.last}}, missingBytes)
 	case inBody, inChunk:
 		if n < h.left {
 			h.left -= n

@@ -151,7 +151,7 @@ func (c *conn) records(t *Tracker, d int, pc *piece) bool {
 	h, th := &c.half[d], &c.tls.half[d]
 	if h.state == inRecord {
 		k := int(min(h.left, int64(pc.n)))
-		th.take(pc.payload[:min(k, len(pc.payload))], k)
+		th.take(t, pc.payload[:min(k, len(pc.payload))], k)
 		pc.skip(k)
 		h.left -= int64(k)
 		c.recordGrows(d, pc)
@@ -171,7 +171,7 @@ func (c *conn) records(t *Tracker, d int, pc *piece) bool {
 	}
 	if th.nheader < recordHeader {
 		if pc.n > 0 {
-			c.loseRecords(d, pc, missingHead)
+			c.loseRecords(t, d, pc, missingHead)
 		}
 		return false
 	}
@@ -180,7 +180,7 @@ func (c *conn) records(t *Tracker, d int, pc *piece) bool {
 	n := int(b[3])<<8 | int(b[4])
 	if b[0] < recordChangeCipherSpec || b[0] > recordHeartbeat || b[1] != 3 || n > maxRecord {
 		if th.off != 1 || d == int(c.client) || !c.answeredInClear(b[:], &th.at) {
-			c.loseRecords(d, pc, missingSync)
+			c.loseRecords(t, d, pc, missingSync)
 		}
 		return false
 	}
@@ -195,22 +195,32 @@ func (c *conn) records(t *Tracker, d int, pc *piece) bool {
 }
 
 // take keeps b, the captured part of n bytes of a record, if it is to be read.
-func (th *tlsHalf) take(b []byte, n int) {
+func (th *tlsHalf) take(t *Tracker, b []byte, n int) {
 	if th.role != roleHello && th.role != roleAlert || th.read && th.role == roleHello {
 		return
 	}
-	if len(b) < n || len(th.message)+n > maxHello {
-		th.read, th.message = true, nil
+	if len(b) < n || len(th.message)+n > maxHello || t.stored+n > maxStored {
+		th.read = true
+		th.drop(t)
 		return
 	}
+	before := cap(th.message)
 	th.message = append(th.message, b...)
+	t.stored += cap(th.message) - before
+}
+
+// drop lets go of what take kept.
+func (th *tlsHalf) drop(t *Tracker) {
+	t.stored -= cap(th.message)
+	th.message = nil
 }
 
 // loseRecords gives up the records of direction d until one is recognised at the
 // beginning of a segment.
-func (c *conn) loseRecords(d int, pc *piece, why missing) {
+func (c *conn) loseRecords(t *Tracker, d int, pc *piece, why missing) {
 	c.tls.half[d].nheader = 0
-	c.tls.half[d].message, c.tls.half[d].read = nil, true
+	c.tls.half[d].read = true
+	c.tls.half[d].drop(t)
 	c.tls.established = true // or never will be, as far as can be told
 	c.tls.whole = false
 	c.tls.half[d].lost = true
@@ -242,7 +252,7 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 		if th.length == 2 && !x.established {
 			th.role = roleAlert
 		}
-		th.message = nil
+		th.drop(t)
 	case recordHandshake:
 		x.foreign = x.foreign || !x.whole
 		if th.cipher && x.choice.version != version13 {
@@ -339,7 +349,7 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 	client := d == int(c.client)
 	switch th.role {
 	case roleHello:
-		c.readHello(d)
+		c.readHello(t, d)
 	case roleAlert:
 		if len(th.message) == 2 && th.message[1] != alertCloseNotify {
 			p := Server
@@ -351,7 +361,7 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 				x.refused = closing{}
 			}
 		}
-		th.message = nil
+		th.drop(t)
 	case roleClosing:
 		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack,
 			time: th.at.time, frame: th.at.frame, file: th.at.file}
@@ -528,7 +538,7 @@ func (c *conn) holeInRecord(t *Tracker, d int, n int64) bool {
 	if n > h.left {
 		return false
 	}
-	c.tls.half[d].take(nil, int(n))
+	c.tls.half[d].take(t, nil, int(n))
 	h.left -= n
 	pc := &piece{off: h.next + n, at: stamp{time: c.last}}
 	c.recordGrows(d, pc)

@@ -38,7 +38,7 @@ const (
 var retryRandom = []byte("\xCF\x21\xAD\x74\xE5\x9A\x61\x11\xBE\x1D\x8C\x02\x1E\x65\xB8\x91\xC2\xA2\x11\x16\x7A\xBB\x8C\x5E\x07\x9E\x09\xE2\xC8\xA8\x33\x9C")
 
 // readHello reads the hello of direction d, once all of it is there.
-func (c *conn) readHello(d int) {
+func (c *conn) readHello(t *Tracker, d int) {
 	th := &c.tls.half[d]
 	if th.read {
 		return
@@ -49,7 +49,7 @@ func (c *conn) readHello(d int) {
 	if !m.ReadUint8(&kind) || !m.ReadUint24LengthPrefixed(&body) {
 		return // more of it is to come
 	}
-	th.message = nil
+	defer th.drop(t)
 	if d == int(c.client) {
 		th.read = true
 		if kind == messageClientHello {

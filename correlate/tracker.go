@@ -312,6 +312,9 @@ func (t *Tracker) strip(c *conn) {
 	}
 	for d := range c.half {
 		h := &c.half[d]
+		if c.tls != nil {
+			c.tls.half[d].drop(t)
+		}
 		t.stored -= cap(h.buf)
 		h.buf, h.pend = nil, nil
 		if h.ends != &notClosed {
