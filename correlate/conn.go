@@ -30,6 +30,7 @@ type conn struct {
 	expecting bool // the client may wait for 100 (Continue) before it sends content
 	untracked bool // requests were answered that could not be framed
 	missing   missing
+	agent     uint16 // which program the client is, a number of Tracker.agents; 0: not known
 
 	id    uint64
 	ep    [2]capture.Endpoint

@@ -110,7 +110,8 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.conn = Connection{
 		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
 		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
-		Protocol: c.protocol.String(),
+		Protocol:      c.protocol.String(),
+		ClientProduct: t.agents.names[c.agent], ClientForwards: c.agent == forwarded,
 	}
 	if c.tls != nil {
 		t.gatherTLS(c, f)

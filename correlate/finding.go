@@ -46,6 +46,14 @@ type Connection struct {
 	HasRTT         bool
 	Vantage        Vantage
 	Files          []int // the files (Segment.File) that its frames are in
+
+	// ClientProduct is the first product of the client's User-Agent, such as
+	// Go-http-client/1.1; "" if it has none, or if the client forwards.
+	ClientProduct string
+	// ClientForwards says that the client is a proxy: its requests have header
+	// fields that only proxies add (Via, Forwarded, X-Forwarded-…), or several
+	// different User-Agents.
+	ClientForwards bool
 }
 
 // TLS is what the handshake of TLS shows in clear.
@@ -145,6 +153,9 @@ type Timer struct {
 	Closes  int           // how many closes agree
 	Stated  time.Duration // what the server's Keep-Alive header promises; 0 if nothing
 	Product string        // the first product in its Server header, in lower case; "" if it has none
+	Via     string        // the nearest proxy in its responses' Via header, in lower case: it, and not Product, ended TCP
+
+	Described bool // the head of a response was read: a header field that is not known was not there
 }
 
 // A Summary counts what a tracker has seen.
@@ -182,6 +193,14 @@ type ServerTimer struct {
 	Timer         Timer
 	ClientReuse   time.Duration // the longest idle time after which a client sent another request
 	ClientTimer   Timer         // how long clients keep idle connections before they close them; Closes is 0 if it is not known
+	Clients       []ClientCount // which programs the clients are, the commonest three
 	ExpectedRaces float64       // from how often requests come near the timeout, and the round-trip time
 	SeenRaces     uint64        // findings of the family idle-race
+}
+
+// A ClientCount counts the connections of one client program to a server.
+type ClientCount struct {
+	Product     string // see Connection.ClientProduct
+	Forwards    bool   // see Connection.ClientForwards
+	Connections uint64
 }

@@ -14,6 +14,7 @@ const maxHead = 256 << 10
 type head struct {
 	method, target, host []byte        // of a request
 	server               []byte        // of a response
+	who                  *who          // where fields go that name programs; nil, as a rule, if they do not matter
 	status               int           // of a response
 	http1                bool          // the start line is one of HTTP/1
 	minor                byte          // 1 in HTTP/1.1
@@ -156,9 +157,10 @@ func endOfHead(b []byte) int {
 // parseHead reads the header section at the start of b, of a request or of a
 // response, and returns its length, the empty line included; 0 if its end is not
 // in b, but then h still holds what was. Bare line feeds are accepted, as RFC
-// 9112, section 2.2 allows. It allocates nothing and reads b once.
+// 9112, section 2.2 allows. Only who is kept of what h was. It allocates nothing
+// and reads b once.
 func parseHead(b []byte, request bool, h *head) int {
-	*h = head{length: -1}
+	*h = head{length: -1, who: h.who}
 	pos := bytes.IndexByte(b, '\n') + 1
 	if pos == 0 {
 		h.startLine(b, request)
@@ -258,6 +260,10 @@ func (h *head) field(line []byte, request bool) bool {
 	case 's':
 		if v, ok := field(line, "server"); ok && !request {
 			h.server = v
+		}
+	case 'u', 'v', 'f', 'x':
+		if h.who != nil {
+			h.who.field(line)
 		}
 	case 't':
 		if v, ok := field(line, "transfer-encoding"); ok {

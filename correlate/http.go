@@ -90,6 +90,7 @@ func (c *conn) wholeHead(t *Tracker, d int, pc *piece) bool {
 	}
 	var hd head
 	request := d == int(c.client)
+	hd.who = t.wantsWho(c, request)
 	k := parseHead(pc.payload, request, &hd)
 	if k == 0 || !hd.http1 {
 		return false
@@ -379,6 +380,7 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 	request := d == int(c.client)
 	view, old, k := pc.payload, len(h.buf), 0
 	var hd head
+	hd.who = t.wantsWho(c, request)
 	if old > 0 {
 		// It came in pieces: its end is looked for only in what is new.
 		t.store(h, pc.payload)

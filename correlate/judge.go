@@ -39,6 +39,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 		t.learn(f)
 	}
 	t.sum.Requests += uint64(c.requests)
+	f.server.countAgent(c.agent)
 	if c.missing&(missingBytes|missingContent) != 0 {
 		t.sum.Gaps++
 	}
@@ -221,11 +222,15 @@ func (t *Tracker) Summary() Summary {
 	})
 	for e, v := range t.servers {
 		tm := v.learned()
-		if tm == nil {
+		switch {
+		case tm != nil:
+		case v.races > 0:
+			tm = &Timer{} // nothing is known of it but that requests were lost to it
+		default:
 			continue
 		}
-		tm.Stated, tm.Product = v.stated, v.product
-		st := ServerTimer{Server: e, Timer: *tm, ClientReuse: v.maxReuse, ExpectedRaces: v.expected(tm), SeenRaces: v.races}
+		v.describeTimer(tm)
+		st := ServerTimer{Server: e, Timer: *tm, ClientReuse: v.maxReuse, Clients: t.clientsOf(v), ExpectedRaces: v.expected(tm), SeenRaces: v.races}
 		if ct := v.clients.timer(); ct != nil {
 			st.ClientTimer = *ct
 		}

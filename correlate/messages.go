@@ -87,6 +87,9 @@ func (c *conn) requestHead(t *Tracker, d int, hd *head, pc *piece) {
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded = true, true
 	c.expecting = hd.expect && (hd.chunked || hd.length > 0)
+	if hd.who != nil {
+		t.noteAgent(c, hd.who)
+	}
 	switch {
 	case hd.invalid:
 		r.framed = false

@@ -20,7 +20,10 @@ type server struct {
 	nextSteady int
 	rtt        time.Duration // least handshake round trip; 0 if none was seen
 	races      uint64
-	product    string        // the first product in its Server header, in lower case
+	product    string // the first product in its Server header, in lower case
+	via        string // the nearest proxy in the Via header of its responses, in lower case
+	described  bool   // the head of a response was read
+	agents     [serverAgents]agentCount
 	considered int           // how many closes there were when held verdicts were last looked at
 	tickets    bool          // it sends session tickets behind the handshake (TLS 1.3, OpenSSL)
 	notifies   bool          // it sends close_notify before it closes
@@ -102,10 +105,14 @@ func (t *Tracker) answeredAfter(c *conn, d time.Duration) {
 
 // describe notes what a response's head says of its server.
 func (t *Tracker) describe(c *conn, hd *head) {
-	if hd.timeout == 0 && (len(hd.server) == 0 || c.server != nil && c.server.product != "") {
+	if hd.status < 200 || hd.who == nil && hd.timeout == 0 && (len(hd.server) == 0 || c.server != nil && c.server.product != "") {
 		return
 	}
 	s := t.serverOf(c)
+	s.described = true
+	if hd.who != nil && len(hd.who.via) > 0 && s.via == "" {
+		s.via = nearest(hd.who.via)
+	}
 	if hd.timeout > 0 {
 		s.stated = hd.timeout
 	}
@@ -242,9 +249,14 @@ func (s *server) timer() *Timer {
 		tm = &Timer{}
 	}
 	if tm != nil {
-		tm.Stated, tm.Product = s.stated, s.product
+		s.describeTimer(tm)
 	}
 	return tm
+}
+
+// describeTimer adds what the server's header fields say.
+func (s *server) describeTimer(tm *Timer) {
+	tm.Stated, tm.Product, tm.Via, tm.Described = s.stated, s.product, s.via, s.described
 }
 
 // wakeUp is how long a server takes from its timer to its close: even without a

@@ -60,6 +60,8 @@ type Tracker struct {
 	last      *conn // the connection of the previous segment
 	all       []*conn
 	spare     []*conn
+	agents    agents
+	who       who        // of the head that is being read
 	requests  []*request // to be used again
 	ends      []*ends    // the same
 	live      int        // requests in use
@@ -117,6 +119,7 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 		brief:   cfg.Brief,
 		table:   newTable(rand.Uint64()),
 		gone:    map[uint64]capture.Time{},
+		agents:  newAgents(),
 		servers: map[capture.Endpoint]*server{},
 		counts:  map[countKey]*VerdictCount{},
 		reasons: map[countKey]map[string]uint64{},

@@ -164,7 +164,7 @@ type jsonServerTimer struct {
 	jsonTimer
 	ClientReuse   *float64   `json:"client_reuse_seconds,omitempty"`
 	ClientTimer   *jsonTimer `json:"client_idle_timeout,omitempty"`
-	ExpectedRaces float64    `json:"expected_races"`
+	ExpectedRaces *float64   `json:"expected_races,omitempty"` // absent where the timer is not known
 	SeenRaces     uint64     `json:"seen_races"`
 }
 
@@ -252,7 +252,10 @@ func (j *JSON) Summary(s *Summary) error {
 	for _, t := range k.Servers {
 		row := jsonServerTimer{
 			Server: endpoint(t.Server), jsonTimer: timer(&t.Timer),
-			ExpectedRaces: t.ExpectedRaces, SeenRaces: t.SeenRaces,
+			SeenRaces: t.SeenRaces,
+		}
+		if t.Timer.Closes > 0 {
+			row.ExpectedRaces = new(t.ExpectedRaces)
 		}
 		if t.ClientReuse > 0 {
 			row.ClientReuse = new(secs(t.ClientReuse))

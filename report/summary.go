@@ -226,8 +226,12 @@ func timerTable(sum *Summary) []string {
 	t.add("idle timers", "server closes after", "clients reuse up to", "races expected / seen")
 	for _, s := range servers[:min(maxTimerRows, len(servers))] {
 		after := timeout(s.Timer.Timeout) + " ± " + spread(s.Timer.Spread) + " (" + group(uint64(s.Timer.Closes)) + ")"
-		if s.Timer.Closes == 0 {
+		switch {
+		case s.Timer.Closes > 0:
+		case s.Timer.Stated > 0:
 			after = setting(s.Timer.Stated) + ", it says"
+		default:
+			after = "not known"
 		}
 		reuse := "–"
 		if s.ClientReuse > 0 {
@@ -236,7 +240,10 @@ func timerTable(sum *Summary) []string {
 		if s.ClientTimer.Closes > 0 {
 			reuse += ", close after " + timeout(s.ClientTimer.Timeout)
 		}
-		races := strconv.FormatFloat(s.ExpectedRaces, 'f', 1, 64) + " / " + group(s.SeenRaces)
+		races := "– / " + group(s.SeenRaces)
+		if s.Timer.Closes > 0 {
+			races = strconv.FormatFloat(s.ExpectedRaces, 'f', 1, 64) + " / " + group(s.SeenRaces)
+		}
 		var advice []string
 		if idle := ClientIdle(&s.Timer, sum.RTT[s.Server]); idle > 0 && (s.SeenRaces > 0 || s.ExpectedRaces >= 0.1) {
 			advice = append(advice, "→ keep client idle below "+setting(idle))
