@@ -306,7 +306,7 @@ func TestReadmeTable(t *testing.T) {
 	for _, v := range verdicts {
 		words := report.WordsOf(v)
 		rule, _, _ := strings.Cut(words.Rule, ". ")
-		fix := strings.ReplaceAll(words.Fix, "{idle}", "the server's idle timeout")
+		fix := report.FixOf(v)
 		table.WriteString("| `" + v.String() + "` | " + words.Title + " | " + strings.TrimSuffix(rule, ".") + " | " + fix + " |\n")
 	}
 	const begin, end = "<!-- verdicts: go test -update -->\n", "<!-- end of verdicts -->\n"

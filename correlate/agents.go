@@ -34,7 +34,7 @@ type agents struct {
 
 func newAgents() agents { return agents{names: []string{"", ""}, ids: map[string]uint16{}} }
 
-// id returns the number of a product, such as Go-http-client/1.1.
+// id returns the number of a client's name, such as Go-http-client/1.1.
 func (a *agents) id(product []byte) uint16 {
 	if a.names[a.last] == string(product) {
 		return a.last
@@ -83,7 +83,7 @@ func (t *Tracker) wantsWho(c *conn, request bool) *who {
 
 // noteAgent keeps which program the client of c is, as the head of a request says.
 func (t *Tracker) noteAgent(c *conn, w *who) {
-	product := firstProduct(w.agent)
+	product := products(w.agent)
 	switch {
 	case w.forwarded:
 		c.agent = forwarded
@@ -95,24 +95,24 @@ func (t *Tracker) noteAgent(c *conn, w *who) {
 	}
 }
 
-// firstProduct returns the first product of a User-Agent, with its version (RFC
-// 9110, section 10.1.5).
-func firstProduct(v []byte) []byte {
-	n := 0
-	for n < len(v) && n < maxAgentName && v[n] != ' ' && v[n] != '(' {
-		n++
+// products returns the products of a User-Agent, with their versions, up to the
+// first comment (RFC 9110, section 10.1.5): Python/3.11 aiohttp/3.8.4.
+func products(v []byte) []byte {
+	if i := bytes.IndexByte(v, '('); i >= 0 {
+		v = v[:i]
 	}
-	return v[:n]
+	return trim(v[:min(len(v), maxAgentName)])
 }
 
 // nearest returns the name of the nearest proxy in a Via field, in lower case: each
 // adds itself at the end (RFC 9110, section 7.6.3).
 func nearest(v []byte) string {
 	v = trim(v[bytes.LastIndexByte(v, ',')+1:])
-	if _, name, ok := bytes.Cut(v, []byte(" ")); ok {
-		v = trim(name)
+	if _, by, ok := bytes.Cut(v, []byte(" ")); ok { // the protocol is before it
+		v = trim(by)
 	}
-	return string(bytes.ToLower(firstProduct(v)))
+	name, _, _ := bytes.Cut(v, []byte(" "))
+	return string(bytes.ToLower(name[:min(len(name), maxAgentName)]))
 }
 
 // An agentCount counts the connections of one client program.

@@ -39,6 +39,7 @@ func TestClientProduct(t *testing.T) {
 		{[]string{goClient}, "Go-http-client/1.1", false},
 		{[]string{goClient, goClient, goClient}, "Go-http-client/1.1", false},
 		{[]string{"user-agent:Apache-HttpClient/4.5.14 (Java/17)\r\n"}, "Apache-HttpClient/4.5.14", false},
+		{[]string{"User-Agent: Python/3.11 aiohttp/3.8.4\r\n"}, "Python/3.11 aiohttp/3.8.4", false},
 		{[]string{"User-Agent: (odd)\r\n"}, "", false},
 		{[]string{"User-Agent:\r\n"}, "", false},
 		{[]string{""}, "", false},

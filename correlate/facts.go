@@ -112,6 +112,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
 		Protocol:      c.protocol.String(),
 		ClientProduct: t.agents.names[c.agent], ClientForwards: c.agent == forwarded,
+		ServerProduct: f.server.product, ServerVia: f.server.via,
 	}
 	if c.tls != nil {
 		t.gatherTLS(c, f)

@@ -47,13 +47,15 @@ type Connection struct {
 	Vantage        Vantage
 	Files          []int // the files (Segment.File) that its frames are in
 
-	// ClientProduct is the first product of the client's User-Agent, such as
+	// ClientProduct is the client's User-Agent up to the first comment, such as
 	// Go-http-client/1.1; "" if it has none, or if the client forwards.
 	ClientProduct string
 	// ClientForwards says that the client is a proxy: its requests have header
 	// fields that only proxies add (Via, Forwarded, X-Forwarded-…), or several
 	// different User-Agents.
 	ClientForwards bool
+	// ServerProduct and ServerVia are as in Timer, which there may not be.
+	ServerProduct, ServerVia string
 }
 
 // TLS is what the handshake of TLS shows in clear.

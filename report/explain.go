@@ -77,7 +77,7 @@ func Explain(w io.Writer, v correlate.Verdict) error {
 	section(&b, "Sent again silently", words.Retried)
 	lines(&b, "What proxies call it", words.Codes.Lines())
 	section(&b, "Retry", words.Retry)
-	section(&b, "Fix", strings.ReplaceAll(words.Fix, "{idle}", "the server's idle timeout"))
+	section(&b, "Fix", FixOf(v))
 	lines(&b, "Settings", words.Config)
 	_, err := io.WriteString(w, b.String())
 	return err

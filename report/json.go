@@ -48,6 +48,7 @@ type jsonFinding struct {
 	ClosedBy    string         `json:"closed_by,omitempty"`
 	Close       jsonClose      `json:"close"`
 	Timer       *jsonTimer     `json:"server_idle_timeout,omitempty"`
+	ClientLimit *jsonLimit     `json:"client_idle_limit,omitempty"`
 	Modifiers   []string       `json:"modifiers,omitempty"`
 	Evidence    []jsonEvidence `json:"evidence,omitempty"`
 }
@@ -55,6 +56,21 @@ type jsonFinding struct {
 type jsonEndpoint struct {
 	Address string `json:"address"`
 	Port    uint16 `json:"port"`
+	// The server's Server header or the client's User-Agent, without what follows
+	// the products.
+	Product string `json:"product,omitempty"`
+	Via     string `json:"via,omitempty"` // the proxy that answers as the server, by its Via header
+	IsProxy bool   `json:"is_proxy,omitempty"`
+}
+
+// A jsonLimit is how long a client keeps idle connections, as far as its name and
+// this capture tell.
+type jsonLimit struct {
+	Product   string   `json:"product,omitempty"`
+	Setting   string   `json:"setting,omitempty"`
+	Default   *float64 `json:"default_seconds,omitempty"`
+	Unlimited bool     `json:"unlimited,omitempty"`       // there is no limit by default
+	Advised   *float64 `json:"advised_seconds,omitempty"` // what suits the server's timeout
 }
 
 type jsonConnection struct {
@@ -103,6 +119,8 @@ type jsonTimer struct {
 	Closes    int      `json:"closes"`
 	Stated    *float64 `json:"stated_seconds,omitempty"`
 	LooksLike string   `json:"looks_like,omitempty"`
+	Product   string   `json:"product,omitempty"` // where the server says what it is
+	Setting   string   `json:"setting,omitempty"` // what sets it, in the product's words
 }
 
 type jsonEvidence struct {
@@ -162,10 +180,19 @@ type jsonCount struct {
 type jsonServerTimer struct {
 	Server jsonEndpoint `json:"server"`
 	jsonTimer
-	ClientReuse   *float64   `json:"client_reuse_seconds,omitempty"`
-	ClientTimer   *jsonTimer `json:"client_idle_timeout,omitempty"`
-	ExpectedRaces *float64   `json:"expected_races,omitempty"` // absent where the timer is not known
-	SeenRaces     uint64     `json:"seen_races"`
+	ClientReuse   *float64     `json:"client_reuse_seconds,omitempty"`
+	Clients       []jsonClient `json:"clients,omitempty"` // the commonest three
+	Advised       *float64     `json:"advised_client_idle_seconds,omitempty"`
+	ClientTimer   *jsonTimer   `json:"client_idle_timeout,omitempty"`
+	ExpectedRaces *float64     `json:"expected_races,omitempty"` // absent where the timer is not known
+	SeenRaces     uint64       `json:"seen_races"`
+}
+
+// A jsonClient is a client program of a server.
+type jsonClient struct {
+	Product     string `json:"product,omitempty"`
+	IsProxy     bool   `json:"is_proxy,omitempty"`
+	Connections uint64 `json:"connections"`
 }
 
 // Finding writes f as an object of type "finding".
@@ -204,8 +231,18 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 	if f.Close.HasAck {
 		out.Close.Ack = new(f.Close.Ack)
 	}
+	c := &f.Connection
+	out.Client.Product, out.Client.IsProxy = c.ClientProduct, c.ClientForwards
+	out.Server.Product, out.Server.Via = c.ServerProduct, c.ServerVia
 	if f.Timer != nil {
 		out.Timer = new(timer(f.Timer))
+	}
+	if limitsMeet(f) {
+		h := hopOf(f)
+		out.ClientLimit = h.json()
+		if h.server != nil && out.Timer == nil {
+			out.Timer = &jsonTimer{Product: h.server.product, Setting: h.server.setting}
+		}
 	}
 	for _, e := range f.Evidence {
 		item := jsonEvidence{Frame: e.Frame, Text: e.Text}
@@ -260,6 +297,12 @@ func (j *JSON) Summary(s *Summary) error {
 		if t.ClientReuse > 0 {
 			row.ClientReuse = new(secs(t.ClientReuse))
 		}
+		for _, c := range t.Clients {
+			row.Clients = append(row.Clients, jsonClient{c.Product, c.Forwards, c.Connections})
+		}
+		if idle := ClientIdle(&t.Timer, s.RTT[t.Server]); idle > 0 {
+			row.Advised = new(secs(idle))
+		}
 		if t.ClientTimer.Closes > 0 {
 			row.ClientTimer = &jsonTimer{
 				Seconds: new(secs(t.ClientTimer.Timeout)), Spread: new(secs(t.ClientTimer.Spread)), Closes: t.ClientTimer.Closes,
@@ -306,7 +349,28 @@ func timer(t *correlate.Timer) jsonTimer {
 	if t.Stated > 0 {
 		out.Stated = new(secs(t.Stated))
 	}
+	if k := serverLimit(t); k != nil {
+		out.Product, out.Setting = k.product, k.setting
+	}
 	return out
+}
+
+// json returns what is known of the client's limit, nil if it is nothing.
+func (h *hop) json() *jsonLimit {
+	var out jsonLimit
+	if k := h.client; k != nil {
+		out.Product, out.Setting, out.Unlimited = k.product, k.setting, len(k.defaults) == 0
+		if !out.Unlimited {
+			out.Default = new(secs(k.defaults[0]))
+		}
+	}
+	if h.idle > 0 {
+		out.Advised = new(secs(h.idle))
+	}
+	if out == (jsonLimit{}) {
+		return nil
+	}
+	return &out
 }
 
 // timestamp formats t as RFC 3339 with all nine digits, so that it sorts as text.

@@ -31,6 +31,7 @@ func race() *correlate.Finding {
 			ID: 12, Client: addr("10.0.3.7:41822"), Server: addr("10.0.9.2:8080"),
 			Start: at(14, 1, 3, 0), StartSeen: true, Requests: 17, Responses: 16, Protocol: "http/1.1",
 			HandshakeRTT: 1200 * time.Microsecond, HasRTT: true, Vantage: correlate.AtClient, Files: []int{0},
+			ClientProduct: "Go-http-client/1.1",
 		},
 		Request: &correlate.Request{
 			Method: "POST", Target: "/orders", Number: 17, Time: at(14, 2, 11, 330000),
@@ -39,7 +40,7 @@ func race() *correlate.Finding {
 		Idle: 5998 * time.Millisecond, HasIdle: true,
 		ClosedBy:  correlate.Server,
 		Close:     correlate.Close{Kind: correlate.FINClose, Frame: 1043, Ack: 1201, HasAck: true},
-		Timer:     &correlate.Timer{Timeout: 6002 * time.Millisecond, Spread: 4 * time.Millisecond, Closes: 38},
+		Timer:     &correlate.Timer{Timeout: 6002 * time.Millisecond, Spread: 4 * time.Millisecond, Closes: 38, Stated: 5 * time.Second, Described: true},
 		Modifiers: []string{"reused", "replayed"},
 		Evidence: []correlate.Evidence{
 			{Frame: 1043, Text: "server's FIN (frame 1043) acknowledges 1201, the request's first byte (frame 1042) is 1201: it had none of the request"},
@@ -79,14 +80,15 @@ func compare(t *testing.T, got, want string) {
 func TestTextFinding(t *testing.T) {
 	compare(t, textOf(t, Options{StreamIDs: true, Files: []string{"a.pcap"}}, race()), `14:02:11.337104  10.0.3.7:41822 → 10.0.9.2:8080  idle-race  proven
   POST /orders, request 17 on this connection, lost: the server closed while it was on its way
-  idle 5.998 s; this server closes idle connections after 6.00 s ± 4 ms (38 closes), looks like Node's 5 s keepAliveTimeout + 1 s
+  idle 5.998 s; this server closes idle connections after 6.00 s ± 4 ms (38 closes), looks like Node's keepAliveTimeout of 5 s + 1 s
+  the client calls itself Go-http-client/1.1, which keeps idle connections for 90 s by default (Transport.IdleConnTimeout)
   noted  replayed
   proof  server's FIN (frame 1043) acknowledges 1201, the request's first byte (frame 1042) is 1201: it had none of the request
          reset (frame 1044) with seq 9877 answers the request's ack 9877: the request was refused, not processed
          captured at the client: the request is seen before the close that it crossed
   client saw  EOF (Go), socket hang up (Node), RemoteDisconnected (Python), (104) or prematurely closed (nginx), SH (HAProxy), UC (Envoy)
   retry  safe for any method
-  fix    keep idle connections for less than 5 s in the client, or raise the server's timeout above the client's (Go: Transport.IdleConnTimeout)
+  fix    set the client's Transport.IdleConnTimeout (Go net/http) below 5 s, or raise the server's keepAliveTimeout (Node) above the client's
   wireshark  tcp.stream eq 12 && frame.number in {1042, 1043, 1044}
 `)
 }
@@ -233,12 +235,12 @@ func TestJSONFinding(t *testing.T) {
 	f.Candidates = []correlate.Verdict{correlate.LateReuse}
 	f.Timer.Stated = 5 * time.Second
 	compare(t, jsonOf(t, Options{}, f), strings.ReplaceAll(`{"type":"finding","schema":1,"time":"2026-11-22T14:02:11.337104000Z","verdict":"idle-race","family":"idle-race","confidence":"proven","candidates":["late-reuse"],"lost":true,"retry":"safe",
-"client":{"address":"10.0.3.7","port":41822},"server":{"address":"10.0.9.2","port":8080},
+"client":{"address":"10.0.3.7","port":41822,"product":"Go-http-client/1.1"},"server":{"address":"10.0.9.2","port":8080},
 "connection":{"id":12,"start":"2026-11-22T14:01:03.000000000Z","start_seen":true,"requests":17,"responses":16,"reused":true,"protocol":"http/1.1","tls":false,"handshake_rtt_seconds":0.0012,"vantage":"client"},
 "request":{"method":"POST","target":"/orders","host":"api.example","number":17,"time":"2026-11-22T14:02:11.330000000Z","frame":1042,"bytes":87,"complete":true},
 "response":{"status":200,"frame":1050,"bytes":12,"complete":false},
 "idle_seconds":5.998,"closed_by":"server","close":{"kind":"fin","frame":1043,"ack":1201},
-"server_idle_timeout":{"seconds":6.002,"spread_seconds":0.004,"closes":38,"stated_seconds":5,"looks_like":"Node's 5 s keepAliveTimeout + 1 s"},
+"server_idle_timeout":{"seconds":6.002,"spread_seconds":0.004,"closes":38,"stated_seconds":5,"looks_like":"Node's keepAliveTimeout of 5 s + 1 s","product":"Node","setting":"keepAliveTimeout"},"client_idle_limit":{"product":"Go net/http","setting":"Transport.IdleConnTimeout","default_seconds":90,"advised_seconds":5},
 "modifiers":["reused","replayed"],
 "evidence":[{"frame":1043,"text":"server's FIN (frame 1043) acknowledges 1201, the request's first byte (frame 1042) is 1201: it had none of the request"},{"frame":1044,"text":"reset (frame 1044) with seq 9877 answers the request's ack 9877: the request was refused, not processed"}]}`,
 		"\n", "")+"\n")

@@ -25,6 +25,7 @@ func (t *Text) Summary(s *Summary) error {
 	t.block(&b, verdictTable(lost))
 	t.block(&b, blameTable(lost))
 	t.block(&b, timerTable(s))
+	t.block(&b, timerAdvice(s))
 
 	var notes []string
 	if n, list := tally(clean); n > 0 {
@@ -147,6 +148,7 @@ func tally(counts []correlate.VerdictCount) (total uint64, list string) {
 const (
 	maxVerdictRows = 30
 	maxTimerRows   = 10
+	maxAdvice      = 3
 )
 
 // verdictTable says where requests were lost.
@@ -218,10 +220,7 @@ func timerTable(sum *Summary) []string {
 	if len(sum.Tracker.Servers) == 0 {
 		return nil
 	}
-	servers := slices.Clone(sum.Tracker.Servers)
-	slices.SortStableFunc(servers, func(a, b correlate.ServerTimer) int {
-		return cmp.Or(cmp.Compare(b.SeenRaces, a.SeenRaces), cmp.Compare(b.ExpectedRaces, a.ExpectedRaces))
-	})
+	servers := byRaces(sum)
 	var t table
 	t.add("idle timers", "server closes after", "clients reuse up to", "races expected / seen")
 	for _, s := range servers[:min(maxTimerRows, len(servers))] {
@@ -244,16 +243,75 @@ func timerTable(sum *Summary) []string {
 		if s.Timer.Closes > 0 {
 			races = strconv.FormatFloat(s.ExpectedRaces, 'f', 1, 64) + " / " + group(s.SeenRaces)
 		}
-		var advice []string
-		if idle := ClientIdle(&s.Timer, sum.RTT[s.Server]); idle > 0 && (s.SeenRaces > 0 || s.ExpectedRaces >= 0.1) {
-			advice = append(advice, "→ keep client idle below "+setting(idle))
+		like := LooksLike(&s.Timer)
+		if like != "" {
+			like = "looks like " + like
 		}
-		if like := LooksLike(&s.Timer); like != "" {
-			advice = append(advice, "looks like "+like)
-		}
-		t.add(s.Server.String(), after, reuse, races, strings.Join(advice, "; "))
+		t.add(s.Server.String(), after, reuse, races, like)
 	}
 	return append(t.lines(), more(len(servers)-maxTimerRows)...)
+}
+
+// timerAdvice says what to change at the servers whose idle timeouts met those of
+// their clients, or soon will.
+func timerAdvice(sum *Summary) []string {
+	servers := slices.DeleteFunc(byRaces(sum), func(s correlate.ServerTimer) bool { return s.SeenRaces == 0 && s.ExpectedRaces < 0.1 })
+	if len(servers) == 0 {
+		return nil
+	}
+	shown := servers[:min(maxAdvice, len(servers))]
+	width := len("the rule")
+	for _, s := range shown {
+		width = max(width, len(s.Server.String()))
+	}
+	var b strings.Builder
+	line := func(name, text string) { entry(&b, "  "+name+strings.Repeat(" ", width-len(name)), text, summaryWidth) }
+	for _, s := range shown {
+		h := hop{server: serverLimit(&s.Timer), idle: ClientIdle(&s.Timer, sum.RTT[s.Server])}
+		name := s.Server.String()
+		if who := h.clients(s.Clients); who != "" {
+			line(name, who)
+			name = ""
+		}
+		line(name, "→ "+h.fill(fixIdle))
+	}
+	line("the rule", OrderingRule)
+	return append(strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n"), more(len(servers)-maxAdvice)...)
+}
+
+// clients says which programs use a server, and takes the settings of the one
+// that most are for the hop's.
+func (h *hop) clients(list []correlate.ClientCount) string {
+	var names []string
+	for i, c := range list {
+		name, k := escape(shorten(c.Product, 64)), clientLimit(c.Product)
+		if c.Forwards {
+			name = "proxies"
+		}
+		if i == 0 {
+			h.client, h.forwards = k, c.Forwards
+		} else if k != h.client || c.Forwards != h.forwards {
+			h.client, h.forwards = nil, false // the advice is for all of them
+		}
+		count := group(c.Connections)
+		if i == 0 {
+			count = plural(c.Connections, "connection", "connections")
+		}
+		names = append(names, name+" ("+count+")")
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "clients, by their headers: " + strings.Join(names, ", ")
+}
+
+// byRaces returns the servers, those with races first.
+func byRaces(sum *Summary) []correlate.ServerTimer {
+	servers := slices.Clone(sum.Tracker.Servers)
+	slices.SortStableFunc(servers, func(a, b correlate.ServerTimer) int {
+		return cmp.Or(cmp.Compare(b.SeenRaces, a.SeenRaces), cmp.Compare(b.ExpectedRaces, a.ExpectedRaces))
+	})
+	return servers
 }
 
 // remarks say what else the reader must know to judge the numbers.

@@ -27,7 +27,8 @@ func fullSummary() *Summary {
 			},
 			Servers: []correlate.ServerTimer{{
 				Server:        server,
-				Timer:         correlate.Timer{Timeout: 6 * time.Second, Spread: 4 * time.Millisecond, Closes: 38},
+				Timer:         correlate.Timer{Timeout: 6 * time.Second, Spread: 4 * time.Millisecond, Closes: 38, Stated: 5 * time.Second, Described: true},
+				Clients:       []correlate.ClientCount{{Product: "Go-http-client/1.1", Connections: 900}, {Forwards: true, Connections: 12}},
 				ClientReuse:   7100 * time.Millisecond,
 				ExpectedRaces: 10.2, SeenRaces: 11,
 			}},
@@ -63,7 +64,13 @@ func TestTextSummary(t *testing.T) {
                       at that moment should say
 
   idle timers    server closes after  clients reuse up to  races expected / seen
-  10.0.9.2:8080  6.00 s ± 4 ms (38)   7.10 s               10.2 / 11              → keep client idle below 5 s; looks like Node's 5 s keepAliveTimeout + 1 s
+  10.0.9.2:8080  6.00 s ± 4 ms (38)   7.10 s               10.2 / 11              looks like Node's keepAliveTimeout of 5 s + 1 s
+
+  10.0.9.2:8080  clients, by their headers: Go-http-client/1.1 (900 connections), proxies (12)
+                 → keep idle connections for less than 5 s in the client (Go: Transport.IdleConnTimeout), or
+                 raise the server's keepAliveTimeout (Node) above the client's
+  the rule       a client keeps idle connections for less than its server's idle timeout − the round trip − a
+                 margin; so at every hop, each hop outward shorter than the hop behind it
 
   1,869 connections ended with nothing lost (--all shows them): 1,861 clean-close, 8 unused-connection
   without a verdict, nothing known to be lost (--all shows them): 4 unknown
@@ -128,7 +135,7 @@ func TestJSONSummary(t *testing.T) {
 		`"missed":0,"undecodable":1,"undecodable_first":"frame 7: cut\u001b short","fragments":2,"duplicates":5,`,
 		`"connections":912,`, `"requests":5224,"waiting":1,"unjudged":0,"gaps":0,"longest_wait_seconds":2.5,"lost":14,"lost_connections":14,`,
 		`{"verdict":"idle-race","family":"idle-race","server":{"address":"10.0.9.2","port":8080},"lost":11,"connections":11,"proven":11}`,
-		`"idle_timers":[{"server":{"address":"10.0.9.2","port":8080},"seconds":6,"spread_seconds":0.004,"closes":38,"looks_like":"Node's 5 s keepAliveTimeout + 1 s","client_reuse_seconds":7.1,"expected_races":10.2,"seen_races":11}]`,
+		`"idle_timers":[{"server":{"address":"10.0.9.2","port":8080},"seconds":6,"spread_seconds":0.004,"closes":38,"stated_seconds":5,"looks_like":"Node's keepAliveTimeout of 5 s + 1 s","product":"Node","setting":"keepAliveTimeout","client_reuse_seconds":7.1,"clients":[{"product":"Go-http-client/1.1","connections":900},{"is_proxy":true,"connections":12}],"advised_client_idle_seconds":5,"expected_races":10.2,"seen_races":11}]`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s is missing in %s", want, got)
@@ -138,23 +145,39 @@ func TestJSONSummary(t *testing.T) {
 
 func TestLooksLike(t *testing.T) {
 	const ms = time.Millisecond
+	type timer = correlate.Timer
 	for _, tt := range []struct {
-		timeout, stated time.Duration
-		closes          int
-		want            string
+		timer timer
+		want  string
 	}{
-		{6010 * ms, 0, 3, "Node's 5 s keepAliveTimeout + 1 s"},
-		{6010 * ms, 0, 2, ""},
-		{2010 * ms, 1000 * ms, 5, "Node's 1 s keepAliveTimeout + 1 s"},
-		{5005 * ms, 5000 * ms, 5, "what its Keep-Alive header says, timeout=5 s"},
-		{75002 * ms, 5000 * ms, 5, ""},
-		{75902 * ms, 0, 5, "nginx's keepalive_timeout of 75 s"},
-		{2990 * ms, 0, 5, "gunicorn's keepalive of 2 s"},
-		{300 * ms, 0, 50, ""},
-		{7777 * ms, 0, 50, ""},
+		// What it says of itself decides.
+		{timer{Timeout: 6010 * ms, Stated: 5000 * ms, Closes: 3}, "Node's keepAliveTimeout of 5 s + 1 s"},
+		{timer{Timeout: 2010 * ms, Stated: 1000 * ms, Closes: 5}, "Node's keepAliveTimeout of 1 s + 1 s"},
+		{timer{Timeout: 5005 * ms, Stated: 5000 * ms, Closes: 5}, "what its Keep-Alive header says, timeout=5 s"},
+		{timer{Timeout: 5005 * ms, Stated: 5000 * ms, Closes: 5, Product: "apache"}, "Apache httpd's KeepAliveTimeout of 5 s, as its Keep-Alive header says"},
+		{timer{Timeout: 75902 * ms, Closes: 5, Product: "nginx"}, "nginx's keepalive_timeout of 75 s, the default"},
+		{timer{Timeout: 2990 * ms, Closes: 5, Product: "gunicorn"}, "gunicorn's --keep-alive of 2 s, the default"},
+		{timer{Timeout: 5080 * ms, Closes: 5, Product: "uvicorn"}, "uvicorn's --timeout-keep-alive of 5 s, the default"},
+		// Too few closes, or what it says contradicts.
+		{timer{Timeout: 6010 * ms, Stated: 5000 * ms, Closes: 2}, ""},
+		{timer{Timeout: 75002 * ms, Stated: 5000 * ms, Closes: 5}, ""},
+		{timer{Timeout: 6010 * ms, Stated: 5000 * ms, Closes: 5, Product: "apache"}, ""},
+		{timer{Timeout: 5005 * ms, Closes: 5, Product: "nginx"}, ""},
+		{timer{Timeout: 75002 * ms, Closes: 5, Product: "my-server"}, ""},
+		{timer{Timeout: 75002 * ms, Closes: 5, Product: "nginx", Via: "my-proxy"}, ""},
+		{timer{Timeout: 75002 * ms, Closes: 5, Product: "nginx", Described: true}, "nginx's keepalive_timeout of 75 s, the default"},
+		{timer{Timeout: 5001 * ms, Closes: 5, Product: "nginx", Via: "varnish", Described: true}, "Varnish's timeout_idle of 5 s, the default"},
+		{timer{Timeout: 300 * ms, Closes: 50}, ""},
+		{timer{Timeout: 7777 * ms, Closes: 50}, ""},
+		// A number alone names nobody for sure.
+		{timer{Timeout: 75902 * ms, Closes: 5, Described: true}, ""},
+		{timer{Timeout: 6002 * ms, Closes: 5, Described: true}, ""},
+		{timer{Timeout: 65002 * ms, Closes: 5, Described: true}, "the 65 s that Puma has by default, or another server set so"},
+		{timer{Timeout: 5002 * ms, Closes: 5}, "a default of uvicorn, hypercorn, Apache httpd, lighttpd, Varnish, Cowboy or Actix, or another server set so"},
+		{timer{Timeout: 5500 * ms, Spread: 600 * ms, Closes: 5, Product: "uvicorn"}, ""},
 	} {
-		if got := LooksLike(&correlate.Timer{Timeout: tt.timeout, Stated: tt.stated, Closes: tt.closes}); got != tt.want {
-			t.Errorf("%v stated %v: got %q, want %q", tt.timeout, tt.stated, got, tt.want)
+		if got := LooksLike(&tt.timer); got != tt.want {
+			t.Errorf("%+v: got %q, want %q", tt.timer, got, tt.want)
 		}
 	}
 	if LooksLike(nil) != "" {

@@ -57,6 +57,12 @@ func (t *Text) Finding(f *correlate.Finding) error {
 	if line := idleLine(f); line != "" {
 		b.WriteString("  " + line + "\n")
 	}
+	if limitsMeet(f) {
+		h := hopOf(f)
+		if line := h.clientLine(); line != "" {
+			b.WriteString("  " + line + "\n")
+		}
+	}
 	if line := responseLine(f); line != "" {
 		b.WriteString("  " + line + "\n")
 	}
@@ -305,24 +311,6 @@ func isSafe(method string) bool {
 // isIdempotent reports whether RFC 9110, section 9.2.2, calls the method idempotent.
 func isIdempotent(method string) bool {
 	return isSafe(method) || method == "PUT" || method == "DELETE"
-}
-
-// Fix returns what to change, with the idle time that suits this server's timer.
-func Fix(f *correlate.Finding) string {
-	idle := "the server's idle timeout"
-	switch {
-	case f.Verdict.Family() != "idle-race" && f.Verdict.Family() != "stale-reuse":
-	case f.Timer != nil:
-		// Without a handshake the round-trip time is 0, as it may be.
-		if d := ClientIdle(f.Timer, f.Connection.HandshakeRTT); d > 0 {
-			idle = setting(d)
-		}
-	}
-	verdict := f.Verdict
-	if slices.Contains(f.Modifiers, "near-miss") {
-		verdict = correlate.IdleRace // the same settings meet, whoever was a moment late
-	}
-	return strings.ReplaceAll(WordsOf(verdict).Fix, "{idle}", idle)
 }
 
 // wireshark returns display filters that show the packets of the finding.

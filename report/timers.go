@@ -2,75 +2,159 @@ package report
 
 import (
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"whyreset/correlate"
 )
 
-// A knownTimer is an idle timeout that a product has by default. A close follows
-// it by at most slack: most servers keep time to some milliseconds, others look
-// once a second.
-type knownTimer struct {
-	timeout, slack time.Duration
-	name           string
-}
-
-const tight = 150 * time.Millisecond
-
-// knownTimers are defaults, in order of time; the first that fits is named.
-var knownTimers = []knownTimer{
-	{2 * time.Second, 1050 * time.Millisecond, "gunicorn's keepalive of 2 s"},
-	{5 * time.Second, tight, "a 5 s default (Apache, uvicorn, hypercorn, lighttpd, Varnish)"},
-	{6 * time.Second, tight, "Node's 5 s keepAliveTimeout + 1 s"},
-	{10 * time.Second, tight, "a 10 s setting (Bun's idleTimeout; usual for HAProxy)"},
-	{20 * time.Second, tight, "a 20 s default (Puma before 7, Tomcat's own server.xml)"},
-	{30 * time.Second, tight, "a 30 s default (Jetty's idleTimeout)"},
-	{60 * time.Second, tight, "a 60 s default (Tomcat in Spring Boot, AWS ALB)"},
-	{65 * time.Second, tight, "a 65 s default (Puma 7)"},
-	{66 * time.Second, tight, "Node's 65 s keepAliveTimeout + 1 s"},
-	{72 * time.Second, 1150 * time.Millisecond, "Fastify's 72 s keepAliveTimeout"},
-	{75 * time.Second, 1050 * time.Millisecond, "nginx's keepalive_timeout of 75 s"},
-	{120 * time.Second, tight, "IIS's connectionTimeout of 120 s"},
-	{130 * time.Second, 1050 * time.Millisecond, "Kestrel's KeepAliveTimeout of 130 s"},
-	{180 * time.Second, tight, "Traefik's idleTimeout of 180 s"},
-	{300 * time.Second, tight, "Caddy's idle_timeout of 5 min"},
-	{350 * time.Second, time.Second, "the 350 s of an AWS NLB or NAT gateway"},
-	{600 * time.Second, time.Second, "the 600 s of a GCP load balancer"},
-	{time.Hour, time.Second, "Envoy's idle_timeout of 1 h"},
-}
-
 // minCloses is how many closes must agree before a timer is likened to a
 // product's: two may be chance.
 const minCloses = 3
 
+// serverLimit returns whose idle timeout it is, as the Via or the Server header
+// says; nil if they do not. Where there is a Via, the Server header is that of
+// somebody behind.
+func serverLimit(t *correlate.Timer) *idleLimit {
+	name := t.Product
+	if t.Via != "" {
+		name = t.Via
+	}
+	if i := find(serverLimits, func(k *idleLimit) bool { return slices.Contains(k.tokens, name) }); i != nil {
+		return i
+	}
+	// Nobody else both says what its timeout is and closes a second after it.
+	if name == "" && t.Closes >= minCloses && isSecondLater(t) {
+		return find(serverLimits, func(k *idleLimit) bool { return k.product == "Node" })
+	}
+	return nil
+}
+
+func find(limits []idleLimit, is func(*idleLimit) bool) *idleLimit {
+	for i := range limits {
+		if is(&limits[i]) {
+			return &limits[i]
+		}
+	}
+	return nil
+}
+
+// isSecondLater reports whether t is a second above what the server states.
+func isSecondLater(t *correlate.Timer) bool {
+	over := t.Timeout - t.Stated
+	return t.Stated > 0 && over >= 950*time.Millisecond && over <= 1150*time.Millisecond
+}
+
+// fits reports whether a server whose setting is d closes as t says.
+func (k *idleLimit) fits(t *correlate.Timer, d time.Duration) bool {
+	// The median may lie a little below: time stamps are taken on the way.
+	over := t.Timeout - d - k.plus
+	return over >= -5*time.Millisecond && over <= max(k.slack, tight) && t.Spread <= max(k.slack, tight)
+}
+
 // LooksLike names the product or setting whose idle timeout t resembles, or "".
+// A product is named for its number only where what the server says of itself
+// agrees; else all are listed that have that number by default.
 func LooksLike(t *correlate.Timer) string {
 	if t == nil || t.Closes < minCloses {
 		return ""
 	}
+	known := serverLimit(t)
 	if t.Stated > 0 {
 		switch over := t.Timeout - t.Stated; {
-		case over >= 950*time.Millisecond && over <= 1150*time.Millisecond:
-			return "Node's " + setting(t.Stated) + " keepAliveTimeout + 1 s"
-		case over >= -50*time.Millisecond && over <= tight:
-			return "what its Keep-Alive header says, timeout=" + setting(t.Stated)
+		case known != nil && known.plus > 0 && isSecondLater(t):
+			return known.product + "'s " + known.setting + " of " + setting(t.Stated) + " + " + setting(known.plus)
+		case over < -50*time.Millisecond || over > tight:
+			// It is not what it says, and a default that happens to fit explains nothing.
+			return ""
+		case known != nil:
+			return known.product + "'s " + known.setting + " of " + setting(t.Stated) + ", as its Keep-Alive header says"
 		}
-		// It is not what it says, and a default that happens to fit explains nothing.
+		return "what its Keep-Alive header says, timeout=" + setting(t.Stated)
+	}
+	if known != nil {
+		for _, d := range known.defaults {
+			if known.fits(t, d) {
+				return known.product + "'s " + known.setting + " of " + setting(d) + ", the default"
+			}
+		}
 		return ""
 	}
-	for _, k := range knownTimers {
-		// The median may lie a little below: time stamps are taken on the way.
-		over := t.Timeout - k.timeout
-		if over < -5*time.Millisecond || over > k.slack {
+	if t.Product != "" || t.Via != "" {
+		return "" // it says that it is something else
+	}
+	var names []string
+	var value time.Duration
+	for i := range serverLimits {
+		k := &serverLimits[i]
+		// Had it been one that says who it is, it would have said so.
+		if t.Described && (len(k.tokens) > 0 || k.states == alwaysStates) {
 			continue
 		}
-		// A server that says what it is is not taken for another.
-		if t.Product == "" || strings.Contains(strings.ToLower(k.name), t.Product) {
-			return k.name
+		for _, d := range k.defaults {
+			if k.fits(t, d) {
+				names, value = append(names, k.product), d+k.plus
+				break
+			}
 		}
 	}
-	return ""
+	switch len(names) {
+	case 0:
+		return ""
+	case 1:
+		return "the " + setting(value) + " that " + names[0] + " has by default, or another server set so"
+	}
+	return "a default of " + list(names, "or") + ", or another server set so"
+}
+
+// list joins names as in a sentence.
+func list(names []string, last string) string {
+	if n := len(names); n > 1 {
+		return strings.Join(names[:n-1], ", ") + " " + last + " " + names[n-1]
+	}
+	return strings.Join(names, "")
+}
+
+// clientLimit returns what keeps the connections of a client with this
+// User-Agent; nil if that is not known.
+func clientLimit(agent string) *idleLimit {
+	for product := range strings.FieldsSeq(strings.ToLower(agent)) {
+		name, version, _ := strings.Cut(product, "/")
+		major, _, _ := strings.Cut(version, ".")
+		if k := find(clientLimits, func(k *idleLimit) bool {
+			return slices.Contains(k.tokens, name) || slices.Contains(k.tokens, name+"/"+major)
+		}); k != nil {
+			return k
+		}
+	}
+	return nil
+}
+
+// forgets returns what on the way may have forgotten a connection that was idle
+// for d.
+func forgets(d time.Duration) []string {
+	var names []string
+	for _, k := range middleLimits {
+		if limit := k.defaults[0]; d >= limit {
+			names = append(names, k.product+" ("+round(limit)+")")
+		}
+	}
+	return names
+}
+
+// round formats a default as its documentation does: 350 s, 4 min, 1 h.
+func round(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour && d%(24*time.Hour) == 0:
+		return strconv.Itoa(int(d/(24*time.Hour))) + " days"
+	case d >= time.Hour && d%time.Hour == 0:
+		return strconv.Itoa(int(d/time.Hour)) + " h"
+	case d >= 4*time.Minute && d%time.Minute == 0:
+		return strconv.Itoa(int(d/time.Minute)) + " min"
+	}
+	return setting(d)
 }
 
 // ClientIdle returns how long clients that are rtt away from a server with timer t

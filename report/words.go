@@ -15,7 +15,7 @@ type Words struct {
 	Retried string // which of them hide it by sending the request again
 	Codes   Codes
 	Retry   string // whether the request may be sent again
-	Fix     string // what to change, in one line; {idle} stands for the advised idle time of clients
+	Fix     string // what to change, in one line; {client} and {server} stand for their idle timeouts' settings, {idle} for the advised idle time of clients
 	Config  []Line // the same in the words of products
 }
 

@@ -4,7 +4,7 @@ import "whyreset/correlate"
 
 const (
 	blameTimeouts = "the settings: the server's idle timeout is not longer than the time for which the client keeps and reuses a connection; neither program misbehaved"
-	fixIdle       = "keep idle connections for less than {idle} in the client, or raise the server's timeout above the client's (Go: Transport.IdleConnTimeout)"
+	fixIdle       = "{client}, or {server}"
 )
 
 var raceWords = map[correlate.Verdict]Words{
@@ -53,7 +53,7 @@ var raceWords = map[correlate.Verdict]Words{
 		Retried: retriedIdle,
 		Codes:   codesBefore,
 		Retry:   retrySafe,
-		Fix:     "keep idle connections for less than {idle} in the client; let the server close idle connections with a FIN (no SO_LINGER 0)",
+		Fix:     "{client}; let the server close idle connections with a FIN (no SO_LINGER 0)",
 		Config:  configIdle,
 	},
 	correlate.IdleRaceLingering: {
@@ -91,7 +91,7 @@ var raceWords = map[correlate.Verdict]Words{
 			GCP:     "no name of its own: the 408 counts as the answer",
 		},
 		Retry: "Likely safe: the server answered before it had any of it, and RFC 9110, section 15.5.9, lets a client repeat a request after 408.",
-		Fix:   "keep idle connections for less than {idle} in the client, and let the server close idle connections without a word (HAProxy: option http-ignore-probes)",
+		Fix:   "{client}, and let the server close idle connections without a word (HAProxy: option http-ignore-probes)",
 		Config: append([]Line{
 			{"HAProxy as server", "timeout http-keep-alive closes silently, timeout http-request says 408; option http-ignore-probes"},
 		}, configIdle...),
@@ -141,7 +141,7 @@ var staleWords = map[correlate.Verdict]Words{
 			"http.client fails, and so does a POST in Apache HttpClient 4 within validateAfterInactivity (2 s).",
 		Codes: codesBefore,
 		Retry: retrySafe,
-		Fix:   "make the client check a pooled connection before use and drop it on EOF; keep idle connections for less than {idle}; find what blocks its event loop",
+		Fix:   "make the client check a pooled connection before use and drop it on EOF; {client}; find what blocks its event loop",
 		Config: []Line{
 			{"Apache HttpClient", "setValidateAfterInactivity lower (of the pooling connection manager), evictIdleConnections"},
 			{"Python http.client", "use urllib3 or requests, which look before they send"},

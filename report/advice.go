@@ -1,0 +1,127 @@
+package report
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"whyreset/correlate"
+)
+
+// OrderingRule is what keeps idle races away.
+const OrderingRule = "a client keeps idle connections for less than its server's idle timeout − the round trip − a margin; so at every hop, each hop outward shorter than the hop behind it"
+
+// A hop is what is known of both ends of a connection whose idle timeouts met.
+type hop struct {
+	server, client *idleLimit    // nil where they do not say who they are
+	agent          string        // the client's User-Agent, up to the first comment
+	forwards       bool          // the client is a proxy
+	used           time.Duration // the client used a connection that long idle; 0 if it is not known
+	idle           time.Duration // the client should keep connections for less; 0 if it is not known
+}
+
+func hopOf(f *correlate.Finding) hop {
+	c := &f.Connection
+	t := correlate.Timer{Product: c.ServerProduct, Via: c.ServerVia}
+	if f.Timer != nil {
+		t = *f.Timer
+	}
+	h := hop{server: serverLimit(&t), client: clientLimit(c.ClientProduct), agent: c.ClientProduct, forwards: c.ClientForwards}
+	if f.HasIdle && f.Request != nil {
+		h.used = f.Idle
+	}
+	if f.Timer != nil {
+		// Without a handshake the round-trip time is 0, as it may be.
+		h.idle = ClientIdle(f.Timer, c.HandshakeRTT)
+	}
+	return h
+}
+
+// limitsMeet reports whether f has to do with idle timeouts at both ends.
+func limitsMeet(f *correlate.Finding) bool {
+	family := f.Verdict.Family()
+	return f.Verdict == correlate.SimultaneousClose || f.Lost && (family == "idle-race" && f.Verdict != correlate.KeepaliveLimitRace || family == "stale-reuse")
+}
+
+// clientLine says how long this client keeps connections, as far as its name
+// tells.
+func (h *hop) clientLine() string {
+	switch {
+	case h.forwards:
+		return "the client is a proxy, as the header of its requests shows"
+	case h.agent == "" || strings.HasPrefix(h.agent, "Mozilla/"): // all browsers call themselves that
+		return ""
+	}
+	line := "the client calls itself " + escape(shorten(h.agent, 64))
+	switch k := h.client; {
+	case k == nil:
+	case k.setting == "":
+		line += ", which keeps idle connections without limit"
+	case len(k.defaults) == 0:
+		line += ", which keeps idle connections without limit unless " + k.setting + " is set"
+	default:
+		line += ", which keeps idle connections for " + round(k.defaults[0]) + " by default (" + k.setting + ")"
+		if h.used > k.defaults[0]+aSecond {
+			line += ": here for longer"
+		}
+	}
+	return line
+}
+
+// proxyLimits are where the proxies that do not say who they are set how long
+// they keep connections to their servers.
+const proxyLimits = "nginx: keepalive_timeout in upstream {}; Envoy: idle_timeout of the cluster; HAProxy: pool-purge-delay"
+
+// changeClient says what to change in the client.
+func (h *hop) changeClient() string {
+	switch k := h.client; {
+	case h.forwards:
+		return "keep idle connections for less than {idle} in the proxy that is the client (" + proxyLimits + ")"
+	case k == nil:
+		return "keep idle connections for less than {idle} in the client (Go: Transport.IdleConnTimeout)"
+	case k.setting == "":
+		return "the client (" + k.product + ") has " + k.note
+	default:
+		return "set the client's " + k.setting + " (" + k.product + ") below {idle}"
+	}
+}
+
+// changeServer says what to change in the server.
+func (h *hop) changeServer() string {
+	switch k := h.server; {
+	case k == nil:
+		return "raise the server's idle timeout above the client's"
+	case k.setting == "":
+		return "raise the server's idle timeout (" + k.product + ") above the client's"
+	default:
+		return "raise the server's " + k.setting + " (" + k.product + ") above the client's"
+	}
+}
+
+// fill puts what is known of the hop into the text of a fix.
+func (h *hop) fill(fix string) string {
+	idle := "the server's idle timeout"
+	if h.idle > 0 {
+		idle = setting(h.idle)
+	}
+	return strings.NewReplacer("{idle}", idle).Replace(
+		strings.NewReplacer("{client}", h.changeClient(), "{server}", h.changeServer()).Replace(fix))
+}
+
+// Fix returns what to change, with the settings of the products at both ends
+// where they say who they are, and with the idle time that suits this server's
+// timer.
+func Fix(f *correlate.Finding) string {
+	h := hop{}
+	if family := f.Verdict.Family(); family == "idle-race" || family == "stale-reuse" {
+		h = hopOf(f)
+	}
+	verdict := f.Verdict
+	if slices.Contains(f.Modifiers, "near-miss") {
+		verdict = correlate.IdleRace // the same settings meet, whoever was a moment late
+	}
+	return h.fill(WordsOf(verdict).Fix)
+}
+
+// FixOf returns what to change after v, for products that are not known.
+func FixOf(v correlate.Verdict) string { return (&hop{}).fill(WordsOf(v).Fix) }
