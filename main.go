@@ -40,7 +40,7 @@ const (
 const usage = `whyreset says why HTTP requests got no complete answer, from packet captures.
 
   whyreset [flags] FILE...     explain captures (pcap, pcapng; gzip, zstd; -)
-  whyreset explain [VERDICT]   what a verdict means, or a list of them all
+  whyreset explain [WORD]      what a verdict means, or a list; known timers
   whyreset demo                explain a capture that comes with the program
 
   -r, --read FILE           same as naming FILE; several are merged by time
@@ -245,6 +245,9 @@ func (c *command) explain() int {
 	}
 	if slices.Contains(correlate.Families(), name) {
 		return c.finish(report.ExplainAll(c.stdout, name))
+	}
+	if ok, err := report.ExplainWord(c.stdout, name); ok {
+		return c.finish(err)
 	}
 	c.complain(unknownVerdict(name))
 	return exitUsage

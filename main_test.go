@@ -297,31 +297,49 @@ func TestReadmeTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var table strings.Builder
-	table.WriteString("| verdict | the request, or the connection | what it takes | what to do |\n| --- | --- | --- | --- |\n")
+	table.WriteString("| verdict | the request, or the connection |\n| --- | --- |\n")
 	verdicts := correlate.Verdicts()
 	slices.SortStableFunc(verdicts, func(a, b correlate.Verdict) int { // those without a verdict last
 		rank := map[string]int{"unknown": 1}
 		return rank[a.Family()] - rank[b.Family()]
 	})
 	for _, v := range verdicts {
-		words := report.WordsOf(v)
-		rule, _, _ := strings.Cut(words.Rule, ". ")
-		fix := report.FixOf(v)
-		table.WriteString("| `" + v.String() + "` | " + words.Title + " | " + strings.TrimSuffix(rule, ".") + " | " + fix + " |\n")
+		table.WriteString("| [`" + v.String() + "`](docs/verdicts.md#" + v.String() + ") | " + report.WordsOf(v).Title + " |\n")
 	}
 	const begin, end = "<!-- verdicts: go test -update -->\n", "<!-- end of verdicts -->\n"
 	before, rest, ok := strings.Cut(string(readme), begin)
-	old, after, ok2 := strings.Cut(rest, end)
+	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
 		t.Fatal("README.md has no place for the verdicts")
 	}
-	if old == table.String() {
+	current(t, "README.md", before+begin+table.String()+end+after)
+}
+
+// TestDocs holds docs/verdicts.md to the program's words.
+func TestDocs(t *testing.T) {
+	var b strings.Builder
+	if err := report.WriteDocs(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range correlate.Verdicts() {
+		if !strings.Contains(b.String(), "\n### "+v.String()+"\n") {
+			t.Errorf("%s is not in it", v)
+		}
+	}
+	current(t, "docs/verdicts.md", b.String())
+}
+
+// current fails unless the file holds what it should; with -update it then does.
+func current(t *testing.T, name, want string) {
+	t.Helper()
+	got, err := os.ReadFile(name)
+	if err == nil && string(got) == want {
 		return
 	}
 	if !*update {
-		t.Fatal("the table of verdicts in README.md is out of date: go test -run TestReadmeTable -update .")
+		t.Fatalf("%s is out of date: go test -run %s -update .", name, t.Name())
 	}
-	if err := os.WriteFile("README.md", []byte(before+begin+table.String()+end+after), 0o666); err != nil {
+	if err := os.WriteFile(name, []byte(want), 0o666); err != nil {
 		t.Fatal(err)
 	}
 }

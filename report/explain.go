@@ -29,13 +29,7 @@ var familyNames = map[string]string{
 func ExplainAll(w io.Writer, families ...string) error {
 	var b strings.Builder
 	if len(families) == 0 {
-		// What people look for first comes first.
-		for _, f := range correlate.Families() {
-			if f != "unknown" {
-				families = append(families, f)
-			}
-		}
-		families = append(families, "unknown")
+		families = allFamilies()
 	}
 	width := 0
 	for _, v := range correlate.Verdicts() {
@@ -56,9 +50,27 @@ func ExplainAll(w io.Writer, families ...string) error {
 			}
 		}
 	}
-	b.WriteString("\n“it” is the request. whyreset explain VERDICT says all about one.\n")
+	if len(families) > 1 {
+		b.WriteString("\nmodifiers, which qualify a verdict\n")
+		for _, line := range wrap(strings.Join(modifiers(), ", "), explainWidth-2) {
+			b.WriteString("  " + line + "\n")
+		}
+		b.WriteString("\ntimers: the idle timeouts that products are known to have\n")
+	}
+	b.WriteString("\n“it” is the request. whyreset explain WORD says all about one.\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// allFamilies returns the families in the order in which people look for them.
+func allFamilies() []string {
+	var all []string
+	for _, f := range correlate.Families() {
+		if f != "unknown" {
+			all = append(all, f)
+		}
+	}
+	return append(all, "unknown")
 }
 
 // Explain writes all that there is to say about v.
@@ -74,8 +86,9 @@ func Explain(w io.Writer, v correlate.Verdict) error {
 		section(&b, "Where it is weak", words.Doubt)
 	}
 	lines(&b, "What clients print", words.Prints)
+	lines(&b, "What the server's side logs", words.Logs)
 	section(&b, "Sent again silently", words.Retried)
-	lines(&b, "What proxies call it", words.Codes.Lines())
+	lines(&b, "What proxies call it", codesOf(v))
 	section(&b, "Retry", words.Retry)
 	section(&b, "Fix", FixOf(v))
 	lines(&b, "Settings", words.Config)
@@ -83,9 +96,26 @@ func Explain(w io.Writer, v correlate.Verdict) error {
 	return err
 }
 
+// codesOf returns what proxies call v, with the error type of RFC 9209.
+func codesOf(v correlate.Verdict) []Line {
+	codes := WordsOf(v).Codes.Lines()
+	if status := proxyStatusOf(v.String()); status != "" {
+		codes = append(codes, Line{"Proxy-Status", status + " (RFC 9209)"})
+	}
+	return codes
+}
+
 // section writes a heading and a paragraph, which begins with a capital letter
 // and ends with a full stop whatever its text does.
 func section(b *strings.Builder, heading, text string) {
+	b.WriteString("\n" + heading + "\n")
+	for _, line := range wrap(sentence(text), explainWidth-2) {
+		b.WriteString("  " + line + "\n")
+	}
+}
+
+// sentence begins text with a capital letter and ends it with a full stop.
+func sentence(text string) string {
 	first, n := utf8.DecodeRuneInString(text)
 	if !strings.HasPrefix(text, "http") {
 		text = strings.ToUpper(string(first)) + text[n:]
@@ -93,10 +123,7 @@ func section(b *strings.Builder, heading, text string) {
 	if !strings.HasSuffix(text, ".") {
 		text += "."
 	}
-	b.WriteString("\n" + heading + "\n")
-	for _, line := range wrap(text, explainWidth-2) {
-		b.WriteString("  " + line + "\n")
-	}
+	return text
 }
 
 // lines writes a heading and one entry per product.
@@ -127,7 +154,7 @@ func entry(b *strings.Builder, name, text string, width int) {
 // likeliest first, at most three.
 func Similar(name string) []string {
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	known := correlate.Families()
+	known := words()
 	for _, v := range correlate.Verdicts() {
 		if !slices.Contains(known, v.String()) {
 			known = append(known, v.String())

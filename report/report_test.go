@@ -82,7 +82,7 @@ func TestTextFinding(t *testing.T) {
   POST /orders, request 17 on this connection, lost: the server closed while it was on its way
   idle 5.998 s; this server closes idle connections after 6.00 s ± 4 ms (38 closes), looks like Node's keepAliveTimeout of 5 s + 1 s
   the client calls itself Go-http-client/1.1, which keeps idle connections for 90 s by default (Transport.IdleConnTimeout)
-  noted  replayed
+  noted  the client sent the same request again, on another connection: what it lost its library hid
   proof  server's FIN (frame 1043) acknowledges 1201, the request's first byte (frame 1042) is 1201: it had none of the request
          reset (frame 1044) with seq 9877 answers the request's ack 9877: the request was refused, not processed
          captured at the client: the request is seen before the close that it crossed

@@ -14,7 +14,6 @@ type idleLimit struct {
 	defaults []time.Duration
 	plus     time.Duration // what the product adds to its setting before it closes
 	slack    time.Duration // how much later it may close since it looks only now and then
-	measured bool
 
 	// tokens recognise it: a server by the first product of its Server header or
 	// the name in its Via header, a client by a product of its User-Agent, all in
@@ -43,23 +42,23 @@ const (
 // serverLimits are the idle timeouts of servers and of what accepts connections in
 // their place, in order of time.
 var serverLimits = []idleLimit{
-	{product: "gunicorn", setting: "--keep-alive", defaults: []time.Duration{2 * time.Second}, slack: aSecond, measured: true,
+	{product: "gunicorn", setting: "--keep-alive", defaults: []time.Duration{2 * time.Second}, slack: aSecond,
 		tokens: []string{"gunicorn"}, note: "sync workers close after every response; workers of uvicorn's class call themselves uvicorn and keep gunicorn's setting"},
-	{product: "Node", setting: "keepAliveTimeout", defaults: []time.Duration{5 * time.Second, 65 * time.Second}, plus: time.Second, slack: tight, measured: true,
+	{product: "Node", setting: "keepAliveTimeout", defaults: []time.Duration{5 * time.Second, 65 * time.Second}, plus: time.Second, slack: tight,
 		states: alwaysStates, note: "65 s from version 27; closes 1 s later than set since 20.18 and 22.9 (keepAliveTimeoutBuffer); keep headersTimeout above it"},
-	{product: "uvicorn", setting: "--timeout-keep-alive", defaults: []time.Duration{5 * time.Second}, slack: tight, measured: true,
+	{product: "uvicorn", setting: "--timeout-keep-alive", defaults: []time.Duration{5 * time.Second}, slack: tight,
 		tokens: []string{"uvicorn"}, note: "as a worker of gunicorn it has gunicorn's --keep-alive of 2 s"},
 	{product: "hypercorn", setting: "--keep-alive (keep_alive_timeout)", defaults: []time.Duration{5 * time.Second}, slack: tight,
 		tokens: []string{"hypercorn-h11", "hypercorn-h2", "hypercorn"}},
-	{product: "Apache httpd", setting: "KeepAliveTimeout", defaults: []time.Duration{5 * time.Second}, slack: tight, measured: true,
+	{product: "Apache httpd", setting: "KeepAliveTimeout", defaults: []time.Duration{5 * time.Second}, slack: tight,
 		tokens: []string{"apache"}, states: alwaysStates, note: "closes by halves, so a race shows no reset; MaxKeepAliveRequests (100) closes too"},
-	{product: "lighttpd", setting: "server.max-keep-alive-idle", defaults: []time.Duration{5 * time.Second}, slack: aSecond, measured: true,
+	{product: "lighttpd", setting: "server.max-keep-alive-idle", defaults: []time.Duration{5 * time.Second}, slack: aSecond,
 		tokens: []string{"lighttpd"}, note: "looks once a second"},
 	{product: "Varnish", setting: "timeout_idle", defaults: []time.Duration{5 * time.Second}, slack: tight, tokens: []string{"varnish"}},
 	{product: "Cowboy", setting: "request_timeout", defaults: []time.Duration{5 * time.Second}, slack: tight, tokens: []string{"cowboy"}},
 	{product: "Actix", setting: "HttpServer::keep_alive", defaults: []time.Duration{5 * time.Second}, slack: tight},
 	{product: "Bun", setting: "Bun.serve idleTimeout", defaults: []time.Duration{10 * time.Second}, slack: tight},
-	{product: "HAProxy", setting: "timeout http-keep-alive", slack: tight, measured: true,
+	{product: "HAProxy", setting: "timeout http-keep-alive", slack: tight,
 		note: "where unset timeout http-request counts, and then timeout client; 10 s is usual"},
 	{product: "Puma", setting: "persistent_timeout", defaults: []time.Duration{65 * time.Second, 20 * time.Second}, slack: tight, note: "20 s before version 7"},
 	{product: "Jetty", setting: "ServerConnector idleTimeout", defaults: []time.Duration{30 * time.Second}, slack: tight, tokens: []string{"jetty"}},
@@ -68,18 +67,18 @@ var serverLimits = []idleLimit{
 	{product: "AWS ALB", setting: "idle_timeout.timeout_seconds", defaults: []time.Duration{60 * time.Second}, slack: tight,
 		tokens: []string{"awselb"}, note: "it hands on its target's Server header"},
 	{product: "Fastify", setting: "keepAliveTimeout", defaults: []time.Duration{72 * time.Second}, plus: time.Second, slack: tight, states: alwaysStates, note: "runs on Node, which adds 1 s"},
-	{product: "nginx", setting: "keepalive_timeout", defaults: []time.Duration{75 * time.Second}, slack: aSecond, measured: true,
+	{product: "nginx", setting: "keepalive_timeout", defaults: []time.Duration{75 * time.Second}, slack: aSecond,
 		tokens: []string{"nginx", "openresty", "tengine"}, states: mayState, note: "keepalive_requests (1000) and keepalive_time (1 h) close too; the header is sent where a second parameter is set"},
 	{product: "aiohttp server", setting: "keepalive_timeout", defaults: []time.Duration{75 * time.Second}, slack: aSecond, tokens: []string{"python"}, note: "in web.run_app or AppRunner"},
 	{product: "IIS, HTTP.sys", setting: "connectionTimeout", defaults: []time.Duration{120 * time.Second}, slack: aSecond, tokens: []string{"microsoft-iis", "microsoft-httpapi"}},
 	{product: "Kestrel", setting: "Limits.KeepAliveTimeout", defaults: []time.Duration{130 * time.Second}, slack: aSecond, tokens: []string{"kestrel"}},
 	{product: "Traefik", setting: "respondingTimeouts.idleTimeout", defaults: []time.Duration{180 * time.Second}, slack: tight, note: "of the entry point; it hands on its backend's Server header"},
-	{product: "Caddy", setting: "servers { timeouts { idle } }", defaults: []time.Duration{300 * time.Second}, slack: tight, measured: true,
+	{product: "Caddy", setting: "servers { timeouts { idle } }", defaults: []time.Duration{300 * time.Second}, slack: tight,
 		tokens: []string{"caddy"}, note: "idle_timeout in JSON"},
 	{product: "GCP load balancer", setting: "client HTTP keepalive timeout", defaults: []time.Duration{610 * time.Second}, slack: aSecond, tokens: []string{"google"}},
 	{product: "Envoy", setting: "common_http_protocol_options.idle_timeout", defaults: []time.Duration{time.Hour}, slack: aSecond,
 		tokens: []string{"envoy", "istio-envoy"}, note: "of the HTTP connection manager; stream_idle_timeout is 5 min"},
-	{product: "Go net/http", setting: "http.Server.IdleTimeout", slack: tight, measured: true, note: "ReadTimeout counts where it is unset; never, where both are"},
+	{product: "Go net/http", setting: "http.Server.IdleTimeout", slack: tight, note: "ReadTimeout counts where it is unset; never, where both are"},
 }
 
 // clientLimits are how long clients, and proxies towards their servers, keep and

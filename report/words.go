@@ -17,6 +17,10 @@ type Words struct {
 	Retry   string // whether the request may be sent again
 	Fix     string // what to change, in one line; {client} and {server} stand for their idle timeouts' settings, {idle} for the advised idle time of clients
 	Config  []Line // the same in the words of products
+
+	// Logs is what the server's side logs. WordsOf takes it from serverLogs where
+	// it is empty.
+	Logs []Line
 }
 
 // A Line is something about a product.
@@ -43,14 +47,25 @@ func WordsOf(v correlate.Verdict) Words {
 		raceWords, staleWords, serverWords, protocolWords, clientWords, cleanWords, unknownWords,
 	} {
 		if w, ok := words[v]; ok {
+			if w.Logs == nil {
+				w.Logs = serverLogs[v.String()]
+			}
 			return w
 		}
 	}
 	return unknownWords[correlate.Unknown]
 }
 
-// modifierWords say what a finding's modifiers mean.
+// modifierWords say what a finding's modifiers mean: a clause each.
 var modifierWords = map[string]string{
+	"replayed":                "the client sent the same request again, on another connection: what it lost its library hid",
+	"duplicate-risk":          "the client sent it again although the server may have acted on it the first time",
+	"deploy-restart":          "the server ended many connections within a second: a restart or a deploy rather than a timer",
+	"limit-match":             "the server ended other connections after the same number of requests, or at the same age",
+	"syn-dropped":             "the server's machine dropped the SYN, although others got through to the same port",
+	"ack-dropped":             "the handshake ended for the client, and the server's machine dropped it: the queue of connections to accept was full",
+	"abort-on-overflow":       "the queue of connections to accept was full, and tcp_abort_on_overflow makes the server's machine reset what does not fit",
+	"tls":                     "the connection is encrypted: what its records hold is inferred from their sizes and order",
 	"announced":               "the end of the connection had been announced",
 	"limit":                   "the server closed at a limit of requests or age",
 	"server-idle":             "the server's idle timer ended it",
@@ -158,7 +173,7 @@ var codesBefore = Codes{
 
 // codesMid is how a server's end inside the response is called.
 var codesMid = Codes{
-	HAProxy: "SD-- with the status of the part that arrived",
+	HAProxy: "SD-- with the status of the part that arrived; 502 with SH-- where its header is cut",
 	Envoy:   "UC with the status of the part that arrived",
 	Nginx:   "upstream prematurely closed connection, or readv() failed (104: Connection reset by peer), while reading upstream",
 	ALB:     "no name of its own",

@@ -23,8 +23,12 @@ var cleanWords = map[correlate.Verdict]Words{
 		Title: "closed with nothing outstanding",
 		Meaning: "Every request on the connection had its complete response when one end closed with a FIN and the other followed. " +
 			"Idle timeouts of either side, announced closes, limits and shutdowns end this way.",
-		Blame:  "nobody",
-		Rule:   "FINs, and no request without a complete response before them.",
+		Blame: "nobody",
+		Rule:  "FINs, and no request without a complete response before them.",
+		Prints: []Line{
+			{"Most clients", "nothing: no request was under way"},
+			{"Go net/http", "http: server closed idle connection, now and then, for a POST of which it had not sent a byte yet: the capture shows no request then"},
+		},
 		Fix:    "nothing to do",
 		Config: []Line{{"Any", "a server whose idle closes are frequent while its clients are busy is a candidate for idle-race: see the idle timers of the summary"}},
 	}),

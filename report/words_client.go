@@ -53,11 +53,9 @@ var clientWords = map[correlate.Verdict]Words{
 		Blame: "the client's timeout or cancellation, or a server that was too slow for it: the wait tells which to look at",
 		Rule: "The client's FIN or reset comes first in sequence terms, the request is complete, and no byte of a response had been sent by then. " +
 			"Proven with a reset; strong where the server closed in turn; weak where the client closed one direction only and may still have waited.",
-		Doubt: "the client may have closed its sending side only, and still have been waiting for the response; its log would tell",
-		Saw:   "its own timeout or cancellation: context deadline exceeded or canceled (Go), Read timed out (Python), (28) (curl); at the server 499 (nginx), CH (HAProxy), DC (Envoy), 460 (ALB)",
-		Prints: append(append([]Line{}, printsTimeout...),
-			Line{"Go server", "context canceled in the handler; write: broken pipe"},
-			Line{"nginx as server", "499, client prematurely closed connection"}),
+		Doubt:   "the client may have closed its sending side only, and still have been waiting for the response; its log would tell",
+		Saw:     "its own timeout or cancellation: context deadline exceeded or canceled (Go), Read timed out (Python), (28) (curl); at the server 499 (nginx), CH (HAProxy), DC (Envoy), 460 (ALB)",
+		Prints:  append(append([]Line{}, printsTimeout...), Line{"Any, if cancelled", "what its caller asked for: context canceled (Go), AbortError (Node), CancelledError (Python)"}),
 		Retried: retriedNever,
 		Codes:   codesClient,
 		Retry:   retryAmbiguous,
@@ -71,11 +69,9 @@ var clientWords = map[correlate.Verdict]Words{
 		Blame: "the client: its choice, its timeout, or a program that does not read bodies to their end; or a response that came too slowly for it",
 		Rule: "The client's FIN or reset comes first in sequence terms, after some bytes of the response and before its end. " +
 			"Proven with a reset; strong where the server closed in turn; weak where the client closed one direction only and may still have been reading.",
-		Doubt: "the client may have closed its sending side only, and still have been reading the response; its log would tell",
-		Saw:   "nothing, or its own timeout: context deadline exceeded while reading body (Go); at the server broken pipe (Go), 499 or broken pipe while sending to client (nginx), CD (HAProxy), DC (Envoy)",
-		Prints: append(append([]Line{}, printsTimeout...),
-			Line{"Go server", "write: broken pipe, write: connection reset by peer"},
-			Line{"nginx as server", "writev() failed (32: Broken pipe) while sending to client"}),
+		Doubt:   "the client may have closed its sending side only, and still have been reading the response; its log would tell",
+		Saw:     "nothing, or its own timeout: context deadline exceeded while reading body (Go); at the server broken pipe (Go), 499 or broken pipe while sending to client (nginx), CD (HAProxy), DC (Envoy)",
+		Prints:  append(append([]Line{}, printsTimeout...), Line{"Any, if it chose to", "nothing: it had read what it wanted"}),
 		Retried: retriedNever,
 		Codes: Codes{
 			HAProxy: "CD-- (cD-- where the client fell silent)",
@@ -99,8 +95,6 @@ var clientWords = map[correlate.Verdict]Words{
 		Saw:   "its own cancellation or failure; at the server unexpected EOF (Go), client prematurely closed connection and 400 (nginx), CR (HAProxy), DC (Envoy)",
 		Prints: []Line{
 			{"Clients", "their own cancellation, timeout, or the error of what they read from"},
-			{"Go server", "unexpected EOF, from the request's body"},
-			{"nginx as server", "client prematurely closed connection; 400 or 499"},
 		},
 		Retried: retriedNever,
 		Codes: Codes{

@@ -104,9 +104,12 @@ var serverWords = map[correlate.Verdict]Words{
 		Blame: blameServer,
 		Rule: "Some bytes of the response and then the server's FIN before the end that the response's framing sets. " +
 			"Proven that it is cut, by its own framing. What made the server close, packets do not show.",
-		Doubt:   "packets of the response are missing; a capture without losses would tell",
-		Saw:     "unexpected EOF (Go), aborted (Node), IncompleteRead (Python), (18) (curl), prematurely closed while reading upstream (nginx), SD (HAProxy)",
-		Prints:  append(append([]Line{}, printsCut...), Line{"A cut header", "curl, requests, http.client, HttpURLConnection and OkHttp return 200 as if all were well"}),
+		Doubt: "packets of the response are missing; a capture without losses would tell",
+		Saw:   "unexpected EOF (Go), aborted (Node), IncompleteRead (Python), (18) (curl), prematurely closed while reading upstream (nginx), SD (HAProxy)",
+		Prints: append(append([]Line{}, printsCut...),
+			Line{"Go, a cut header", "net/http: HTTP/1.x transport connection broken: malformed MIME header"},
+			Line{"Java, a cut header", "parsing HTTP/1.1 header, receiving […] (HttpClient); Invalid header (Apache HttpClient)"},
+			Line{"Others, a cut header", "curl, requests, http.client, HttpURLConnection and OkHttp return 200 as if all were well"}),
 		Retried: retriedNever,
 		Codes:   codesMid,
 		Retry:   retryUnsafe,
@@ -147,8 +150,6 @@ var serverWords = map[correlate.Verdict]Words{
 		Prints: []Line{
 			{"Most clients", "status 408, or a write error: broken pipe, connection reset by peer"},
 			{"Go net/http", "EOF, write: broken pipe"},
-			{"nginx as server", "logs 408 and sends nothing"},
-			{"Apache as server", "408"},
 		},
 		Retried: "OkHttp sends the request again after a 408. The others report it.",
 		Codes: Codes{

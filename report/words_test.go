@@ -31,7 +31,7 @@ func TestNoVerdictLacksWords(t *testing.T) {
 				t.Errorf("%s has no code for %s", v, l.Product)
 			}
 		}
-		for _, l := range slices.Concat(words.Prints, words.Config) {
+		for _, l := range slices.Concat(words.Prints, words.Logs, words.Config) {
 			if l.Product == "" || l.Text == "" {
 				t.Errorf("%s has an empty line: %q", v, l)
 			}
