@@ -26,6 +26,22 @@ func plural(n uint64, one, many string) string {
 	return group(n) + " " + many
 }
 
+// ordinal returns 6th, 51st.
+func ordinal(n int) string {
+	suffix := "th"
+	if n%100 < 11 || n%100 > 13 {
+		switch n % 10 {
+		case 1:
+			suffix = "st"
+		case 2:
+			suffix = "nd"
+		case 3:
+			suffix = "rd"
+		}
+	}
+	return strconv.Itoa(n) + suffix
+}
+
 // span formats a duration that is to be read, not compared: 8 m 12 s.
 func span(d time.Duration) string {
 	if d < time.Minute {

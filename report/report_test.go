@@ -93,6 +93,34 @@ func TestTextFinding(t *testing.T) {
 `)
 }
 
+// TestTextManyFindings: hundreds of one kind must not be hundreds of screens.
+func TestTextManyFindings(t *testing.T) {
+	var b bytes.Buffer
+	w := NewText(&b, Options{})
+	for range 300 {
+		if err := w.Finding(race()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := race()
+	other.Connection.Server = addr("10.0.9.9:80")
+	if err := w.Finding(other); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]int{
+		"  fix    ": inFull + 1, "  client saw  ": inFull + 1, "  proof  ": inPart + 1, "  retry  ": inPart + 1, "  POST /orders, request 17": 301,
+		"the 6th idle-race of this server: from here on without what would be repeated": 1,
+		"the 51st idle-race of this server: from here on without evidence":              1,
+	} {
+		if n := strings.Count(b.String(), text); n != want {
+			t.Errorf("%q is there %d times, want %d", text, n, want)
+		}
+	}
+	if n := strings.Count(b.String(), "\n"); n > 300*5 {
+		t.Errorf("%d lines for 301 findings", n)
+	}
+}
+
 func TestTextNothingLost(t *testing.T) {
 	f := race()
 	f.Verdict, f.Confidence, f.Lost, f.Retry = correlate.CleanClose, correlate.Proven, false, correlate.NothingToRetry

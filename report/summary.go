@@ -188,10 +188,10 @@ func more(n int) []string {
 	return []string{"  … and " + plural(uint64(n), "more row", "more rows") + " (-o json has them all)"}
 }
 
-// blameTable says whose doing each verdict is.
+// blameTable says whose doing each verdict is, and what to change.
 func blameTable(counts []correlate.VerdictCount) []string {
 	var verdicts []correlate.Verdict
-	width := 0
+	width := len("verdict")
 	for _, c := range counts {
 		if c.Verdict.Family() != "unknown" && !slices.Contains(verdicts, c.Verdict) {
 			verdicts = append(verdicts, c.Verdict)
@@ -201,12 +201,28 @@ func blameTable(counts []correlate.VerdictCount) []string {
 	if len(verdicts) == 0 {
 		return nil
 	}
-	name := func(s string) string { return "  " + s + strings.Repeat(" ", width-len(s)) }
-	width = max(width, len("verdict"))
 	var b strings.Builder
-	entry(&b, name("verdict"), "points at (more: whyreset explain VERDICT)", summaryWidth)
+	line := func(name, text string) { entry(&b, "  "+name+strings.Repeat(" ", width-len(name)), text, summaryWidth) }
+	line("verdict", "points at, and what to change (more: whyreset explain VERDICT)")
+	first := map[string]correlate.Verdict{} // for which a text was written
 	for _, v := range verdicts {
-		entry(&b, name(v.String()), WordsOf(v).Blame, summaryWidth)
+		blame, fix := WordsOf(v).Blame, strings.ReplaceAll(FixOf(v), "at this second", "at those seconds")
+		if of, ok := first[blame]; ok {
+			line(v.String(), "as for "+of.String())
+		} else {
+			line(v.String(), blame)
+		}
+		switch _, ok := first[fix]; {
+		case ok:
+		case WordsOf(v).Fix == fixIdle:
+			line("", "→ the settings named under the idle timers below")
+		default:
+			line("", "→ "+fix)
+		}
+		if _, ok := first[blame]; !ok {
+			first[blame] = v
+		}
+		first[fix] = v
 	}
 	return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 }

@@ -57,11 +57,14 @@ func TestTextSummary(t *testing.T) {
   abort-mid-response     2            2       2  10.0.9.4:8080
   capture-incomplete     1            1       –  10.0.9.2:8080   (capture starts mid-connection)
 
-  verdict             points at (more: whyreset explain VERDICT)
+  verdict             points at, and what to change (more: whyreset explain VERDICT)
   idle-race           the settings: the server's idle timeout is not longer than the time for which the client
                       keeps and reuses a connection; neither program misbehaved
+                      → the settings named under the idle timers below
   abort-mid-response  the server's side: the program, the proxy in front of it, or whoever stopped it; its log
                       at that moment should say
+                      → look at the server's log at those seconds: crash, kill, a timeout that covers the
+                      whole response (Go: WriteTimeout; gunicorn: --timeout)
 
   idle timers    server closes after  clients reuse up to  races expected / seen
   10.0.9.2:8080  6.00 s ± 4 ms (38)   7.10 s               10.2 / 11              looks like Node's keepAliveTimeout of 5 s + 1 s

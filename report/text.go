@@ -9,24 +9,40 @@ import (
 	"strings"
 	"time"
 
+	"whyreset/capture"
 	"whyreset/correlate"
 )
 
 // Text writes findings for people: one line to scan, and below it the lines that
 // convince.
 type Text struct {
-	w    io.Writer
-	opt  Options
-	day  string // of the last finding
-	some bool   // a finding was written
+	w     io.Writer
+	opt   Options
+	day   string       // of the last finding
+	some  bool         // a finding was written
+	kinds map[kind]int // how many findings there were of each
 }
+
+// A kind of findings is what most lines of a finding are the same for.
+type kind struct {
+	verdict correlate.Verdict
+	server  capture.Endpoint
+}
+
+// Of the findings of one kind, those beyond inFull leave out what they would
+// repeat, and those beyond inPart their evidence too: hundreds are read for their
+// number, their times and their requests.
+const (
+	inFull = 5
+	inPart = 50
+)
 
 // NewText returns a writer of text.
 func NewText(w io.Writer, opt Options) *Text {
 	if opt.Location == nil {
 		opt.Location = time.UTC
 	}
-	return &Text{w: w, opt: opt}
+	return &Text{w: w, opt: opt, kinds: map[kind]int{}}
 }
 
 // Finding writes f.
@@ -52,12 +68,26 @@ func (t *Text) Finding(f *correlate.Finding) error {
 		b.WriteString("  " + c)
 	}
 	b.WriteByte('\n')
+	k := kind{f.Verdict, f.Connection.Server}
+	t.kinds[k]++
+	full, part := t.kinds[k] <= inFull, t.kinds[k] <= inPart
 
 	b.WriteString("  " + what(f, words) + "\n")
+	switch t.kinds[k] {
+	case inFull + 1:
+		b.WriteString(t.paint(dim, "  (the "+ordinal(inFull+1)+" "+f.Verdict.String()+" of this server: from here on without what would be repeated)") + "\n")
+	case inPart + 1:
+		b.WriteString(t.paint(dim, "  (the "+ordinal(inPart+1)+" "+f.Verdict.String()+" of this server: from here on without evidence, which -o json has)") + "\n")
+	}
+	if !part {
+		t.label(&b, "wireshark", t.wireshark(f)...)
+		_, err := io.WriteString(t.w, b.String())
+		return err
+	}
 	if line := idleLine(f); line != "" {
 		b.WriteString("  " + line + "\n")
 	}
-	if limitsMeet(f) {
+	if full && limitsMeet(f) {
 		h := hopOf(f)
 		if line := h.clientLine(); line != "" {
 			b.WriteString("  " + line + "\n")
@@ -74,8 +104,8 @@ func (t *Text) Finding(f *correlate.Finding) error {
 	if f.Confidence == correlate.Proven {
 		name = "proof"
 	}
-	t.label(&b, name, t.proof(f)...)
-	if f.Confidence == correlate.Weak && words.Doubt != "" {
+	t.label(&b, name, t.proof(f, full)...)
+	if full && f.Confidence == correlate.Weak && words.Doubt != "" {
 		t.label(&b, "doubt", words.Doubt)
 	}
 	if len(f.Candidates) > 0 {
@@ -86,13 +116,15 @@ func (t *Text) Finding(f *correlate.Finding) error {
 		t.label(&b, "fits", fits...)
 	}
 	if f.Lost || f.Verdict.Family() != "clean" {
-		if f.Verdict.Family() != "unknown" {
+		if full && f.Verdict.Family() != "unknown" {
 			t.label(&b, "client saw", words.Saw)
 		}
 		if line := retryLine(f); line != "" {
 			t.label(&b, "retry", line)
 		}
-		t.label(&b, "fix", Fix(f))
+		if full {
+			t.label(&b, "fix", Fix(f))
+		}
 	}
 	t.label(&b, "wireshark", t.wireshark(f)...)
 	_, err := io.WriteString(t.w, b.String())
@@ -195,8 +227,9 @@ func idleLine(f *correlate.Finding) string {
 	if f.HasIdle {
 		parts = append(parts, "idle "+seconds(f.Idle))
 	}
-	switch f.Verdict.Family() {
-	case "idle-race", "stale-reuse", "server-abort", "unknown":
+	switch family := f.Verdict.Family(); {
+	case family == "idle-race", family == "stale-reuse", family == "unknown",
+		f.Verdict == correlate.CloseBeforeResponse, f.Verdict == correlate.AbortBeforeResponse:
 		if f.Timer != nil {
 			line := "this server closes idle connections after " + timerText(f.Timer)
 			if f.Timer.Closes == 0 {
@@ -249,7 +282,7 @@ func responseLine(f *correlate.Finding) string {
 
 // proof returns the evidence, and what the place of the capture explains about
 // the order of the packets.
-func (t *Text) proof(f *correlate.Finding) []string {
+func (t *Text) proof(f *correlate.Finding, full bool) []string {
 	var lines []string
 	for _, e := range f.Evidence {
 		line := printable(e.Text)
@@ -261,6 +294,9 @@ func (t *Text) proof(f *correlate.Finding) []string {
 			line += " [" + t.file(e.File) + "]"
 		}
 		lines = append(lines, line)
+	}
+	if !full {
+		return lines
 	}
 	switch f.Verdict {
 	case correlate.IdleRace, correlate.IdleRaceRST, correlate.IdleRaceLingering:
