@@ -112,15 +112,46 @@ func (h *hop) fill(fix string) string {
 // where they say who they are, and with the idle time that suits this server's
 // timer.
 func Fix(f *correlate.Finding) string {
-	h := hop{}
-	if family := f.Verdict.Family(); family == "idle-race" || family == "stale-reuse" {
-		h = hopOf(f)
-	}
+	h := hopOf(f)
 	verdict := f.Verdict
 	if slices.Contains(f.Modifiers, "near-miss") {
 		verdict = correlate.IdleRace // the same settings meet, whoever was a moment late
 	}
-	return h.fill(WordsOf(verdict).Fix)
+	words := WordsOf(verdict)
+	fix := h.fill(words.Fix)
+	if l, ok := h.line(verdict, words.Config); ok {
+		fix += "; " + l.Product + ": " + l.Text
+	}
+	return fix
+}
+
+// line returns the settings of the product whose doing v is, if it is known.
+func (h *hop) line(v correlate.Verdict, config []Line) (Line, bool) {
+	var name string
+	switch family := v.Family(); {
+	case h.server != nil && (family == "server-abort" || family == "connect"):
+		name = h.server.product
+	case h.client != nil && family == "client-abort":
+		name = h.client.family + " client"
+	}
+	for _, l := range config {
+		if name != "" && (l.Product == name || l.Product == configName(name)) {
+			return l, true
+		}
+	}
+	return Line{}, false
+}
+
+// configName is what the words of verdicts call a server: Apache httpd is Apache,
+// Node is Node server.
+func configName(product string) string {
+	switch product {
+	case "Apache httpd":
+		return "Apache"
+	case "Node":
+		return "Node server"
+	}
+	return product
 }
 
 // FixOf returns what to change after v, for products that are not known.

@@ -77,6 +77,9 @@ func docVerdict(b *strings.Builder, v correlate.Verdict, seen map[string]correla
 	item("Sent again silently", words.Retried)
 	item("Retry", words.Retry)
 	item("Fix", FixOf(v))
+	if strings.Contains(words.Fix, "{client}") {
+		item("The order of idle timeouts ([known ones](#timers))", OrderingRule)
+	}
 	for _, part := range []struct {
 		heading string
 		list    []Line

@@ -92,6 +92,9 @@ func Explain(w io.Writer, v correlate.Verdict) error {
 	section(&b, "Retry", words.Retry)
 	section(&b, "Fix", FixOf(v))
 	lines(&b, "Settings", words.Config)
+	if strings.Contains(words.Fix, "{client}") {
+		section(&b, "The order of idle timeouts (known ones: whyreset explain timers)", OrderingRule)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

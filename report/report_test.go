@@ -93,6 +93,38 @@ func TestTextFinding(t *testing.T) {
 `)
 }
 
+// TestFixNamesTheProduct: as far as it says who it is, and is the one to change.
+func TestFixNamesTheProduct(t *testing.T) {
+	for _, tt := range []struct {
+		verdict             correlate.Verdict
+		server, via, client string
+		proxy               bool
+		want, never         string
+	}{
+		{correlate.AbortBeforeResponse, "gunicorn", "", "", false, "; gunicorn: --timeout (30 s)", ""},
+		{correlate.AbortBeforeResponse, "gunicorn", "google", "", false, "look at the server's log", "gunicorn"},
+		{correlate.RequestTimeout, "apache", "", "curl/8.0", false, "; Apache: RequestReadTimeout", ""},
+		{correlate.ClosedOnAccept, "nginx", "", "", false, "; nginx: limit_conn", ""},
+		{correlate.ClientAbortBeforeResponse, "nginx", "", "Go-http-client/1.1", false, "; Go client: http.Client.Timeout", "nginx"},
+		{correlate.ClientAbortBeforeResponse, "", "", "python-requests/2.31.0", false, "; Python client: requests: timeout=", ""},
+		{correlate.IdleRace, "nginx", "", "Go-http-client/1.1", false, "set the client's Transport.IdleConnTimeout (Go net/http) below 5 s, or raise the server's keepalive_timeout (nginx) above", ""},
+		{correlate.IdleRace, "nginx", "", "python-requests/2.31.0", false, "the client (requests, urllib3) has no limit to set: mount a Retry, or renew the Session, or raise the server's keepalive_timeout", ""},
+		{correlate.IdleRace, "", "", "", true, "in the proxy that is the client (nginx: keepalive_timeout in upstream {}", ""},
+		{correlate.IdleRace, "", "", "unheard-of/1.0", false, "keep idle connections for less than 5 s in the client (Go: Transport.IdleConnTimeout), or raise the server's idle timeout", "unheard-of"},
+		{correlate.LateReuse, "", "", "okhttp/4.12.0", false, "set the client's ConnectionPool(…, keepAliveDuration) (OkHttp) below 5 s; find", ""},
+	} {
+		f := race()
+		f.Verdict = tt.verdict
+		c := &f.Connection
+		c.ServerProduct, c.ServerVia, c.ClientProduct, c.ClientForwards = tt.server, tt.via, tt.client, tt.proxy
+		f.Timer = &correlate.Timer{Timeout: 6 * time.Second, Closes: 10, Product: tt.server, Via: tt.via}
+		got := Fix(f)
+		if !strings.Contains(got, tt.want) || tt.never != "" && strings.Contains(got, tt.never) {
+			t.Errorf("%s, server %q via %q, client %q: got %q", tt.verdict, tt.server, tt.via, tt.client, got)
+		}
+	}
+}
+
 // TestTextManyFindings: hundreds of one kind must not be hundreds of screens.
 func TestTextManyFindings(t *testing.T) {
 	var b bytes.Buffer

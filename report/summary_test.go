@@ -188,6 +188,37 @@ func TestLooksLike(t *testing.T) {
 	}
 }
 
+func TestForgets(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Minute:       "",
+		250 * time.Second: "Azure Load Balancer (4 min)",
+		360 * time.Second: "Azure Load Balancer (4 min), AWS NLB (350 s), AWS NAT gateway (350 s) or AWS security group (350 s)",
+		time.Hour:         "AWS security group (350 s), GCP VM firewall (10 min), kube-proxy in IPVS mode (15 min) or GCP Cloud NAT (20 min)",
+	} {
+		if got := list(forgets(d), "or"); got != want {
+			t.Errorf("%v: got %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestClientLimit(t *testing.T) {
+	for agent, want := range map[string]string{
+		"Go-http-client/1.1": "Go net/http", "python-requests/2.31.0": "requests, urllib3", "Python/3.11 aiohttp/3.8.4": "aiohttp",
+		"node": "Node fetch, undici", "axios/1.6.0": "Node http agent", "curl/8.5.0": "curl", "okhttp/4.12.0": "OkHttp",
+		"Java-http-client/17.0.9": "Java HttpClient", "Java/1.8.0_51": "Java HttpURLConnection", "Apache-HttpClient/4.5.14": "Apache HttpClient 4",
+		"Apache-HttpClient/5.2": "Apache HttpClient 5", "ReactorNetty/1.1.0": "reactor-netty", "Ruby": "Ruby Net::HTTP", "python-httpx/0.27": "httpx",
+		"ELB-HealthChecker/2.0": "", "Mozilla/5.0": "", "Python-urllib/3.12": "", "curly/1": "", "": "", "/": "",
+	} {
+		got := ""
+		if k := clientLimit(agent); k != nil {
+			got = k.product
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", agent, got, want)
+		}
+	}
+}
+
 func TestClientIdle(t *testing.T) {
 	const ms = time.Millisecond
 	for _, tt := range []struct{ timeout, spread, rtt, stated, want time.Duration }{

@@ -117,7 +117,11 @@ func (t *Text) Finding(f *correlate.Finding) error {
 	}
 	if f.Lost || f.Verdict.Family() != "clean" {
 		if full && f.Verdict.Family() != "unknown" {
-			t.label(&b, "client saw", words.Saw)
+			client, server, both := strings.Cut(words.Saw, "; at the server ")
+			t.label(&b, "client saw", client)
+			if both {
+				t.label(&b, "server saw", server)
+			}
 		}
 		if line := retryLine(f); line != "" {
 			t.label(&b, "retry", line)
@@ -220,12 +224,25 @@ func notes(f *correlate.Finding) []string {
 	return notes
 }
 
+// notIdle is how soon a request follows the handshake of a connection that was
+// opened for it.
+const notIdle = 50 * time.Millisecond
+
 // idleLine says how long the connection had been idle, and what is known of the
 // server's timer where that bears on the verdict.
 func idleLine(f *correlate.Finding) string {
+	if r := f.Request; f.Lost && r != nil && r.Number == 1 && f.HasIdle && f.Idle < notIdle {
+		return "" // it was opened for this request: no idle timer has to do with it
+	}
 	var parts []string
 	if f.HasIdle {
-		parts = append(parts, "idle "+seconds(f.Idle))
+		idle := "idle " + seconds(f.Idle)
+		if f.Verdict == correlate.StaleConnection || f.Verdict == correlate.IdleBlackhole {
+			if names := forgets(f.Idle); len(names) > 0 {
+				idle += ", after which it may have been forgotten by " + list(names, "or")
+			}
+		}
+		parts = append(parts, idle)
 	}
 	switch family := f.Verdict.Family(); {
 	case family == "idle-race", family == "stale-reuse", family == "unknown",

@@ -133,7 +133,7 @@ func clientLimit(agent string) *idleLimit {
 }
 
 // forgets returns what on the way may have forgotten a connection that was idle
-// for d.
+// for d: at most four, those that take longest.
 func forgets(d time.Duration) []string {
 	var names []string
 	for _, k := range middleLimits {
@@ -141,7 +141,7 @@ func forgets(d time.Duration) []string {
 			names = append(names, k.product+" ("+round(limit)+")")
 		}
 	}
-	return names
+	return names[max(0, len(names)-4):]
 }
 
 // round formats a default as its documentation does: 350 s, 4 min, 1 h.

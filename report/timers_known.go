@@ -8,6 +8,7 @@ import "time"
 type idleLimit struct {
 	product string
 	setting string // its name in the product's own words
+	family  string // of a client: what the words of verdicts call it and its kin, with "client"
 
 	// defaults are the values of a product that nobody has configured, the present
 	// one first; none if it has no limit unless one is set.
@@ -85,34 +86,34 @@ var serverLimits = []idleLimit{
 // reuse idle connections, in order of time.
 var clientLimits = []idleLimit{
 	{product: "Ruby Net::HTTP", setting: "Net::HTTP#keep_alive_timeout", defaults: []time.Duration{2 * time.Second}, tokens: []string{"ruby"}},
-	{product: "Node fetch, undici", setting: "keepAliveTimeout of undici's Agent", defaults: []time.Duration{4 * time.Second}, tokens: []string{"node", "undici"},
+	{family: "Node", product: "Node fetch, undici", setting: "keepAliveTimeout of undici's Agent", defaults: []time.Duration{4 * time.Second}, tokens: []string{"node", "undici"},
 		states: mayState, note: "heeds the server's Keep-Alive header, less 2 s (1 s before version 8)"},
-	{product: "Node http agent", setting: "http.Agent timeout", defaults: []time.Duration{5 * time.Second}, tokens: []string{"axios", "node-fetch", "got", "node-superagent"},
+	{family: "Node", product: "Node http agent", setting: "http.Agent timeout", defaults: []time.Duration{5 * time.Second}, tokens: []string{"axios", "node-fetch", "got", "node-superagent"},
 		states: mayState, note: "http.globalAgent keeps connections since version 19; heeds the server's Keep-Alive header"},
-	{product: "httpx", setting: "Limits(keepalive_expiry=…)", defaults: []time.Duration{5 * time.Second}, tokens: []string{"python-httpx"}},
-	{product: "Java HttpURLConnection", setting: "-Dhttp.keepAlive.time.server", defaults: []time.Duration{5 * time.Second}, tokens: []string{"java"},
+	{family: "Python", product: "httpx", setting: "Limits(keepalive_expiry=…)", defaults: []time.Duration{5 * time.Second}, tokens: []string{"python-httpx"}},
+	{family: "Java", product: "Java HttpURLConnection", setting: "-Dhttp.keepAlive.time.server", defaults: []time.Duration{5 * time.Second}, tokens: []string{"java"},
 		states: mayState, note: "heeds the server's Keep-Alive header"},
 	{product: "HAProxy as proxy", setting: "pool-purge-delay", defaults: []time.Duration{5 * time.Second}, note: "half of the idle connections are closed each time"},
-	{product: "aiohttp", setting: "TCPConnector(keepalive_timeout=…)", defaults: []time.Duration{15 * time.Second}, tokens: []string{"aiohttp"}},
-	{product: "Java HttpClient", setting: "-Djdk.httpclient.keepalive.timeout", defaults: []time.Duration{30 * time.Second}, tokens: []string{"java-http-client"}, note: "1200 s before JDK 20"},
+	{family: "Python", product: "aiohttp", setting: "TCPConnector(keepalive_timeout=…)", defaults: []time.Duration{15 * time.Second}, tokens: []string{"aiohttp"}},
+	{family: "Java", product: "Java HttpClient", setting: "-Djdk.httpclient.keepalive.timeout", defaults: []time.Duration{30 * time.Second}, tokens: []string{"java-http-client"}, note: "1200 s before JDK 20"},
 	{product: ".NET SocketsHttpHandler", setting: "PooledConnectionIdleTimeout", defaults: []time.Duration{time.Minute}, note: "2 min before .NET 6"},
 	{product: "nginx as proxy", setting: "keepalive_timeout in upstream {}", defaults: []time.Duration{time.Minute}, note: "1000 requests, 1 h"},
 	{product: "AWS ALB to its targets", setting: "idle_timeout.timeout_seconds", defaults: []time.Duration{time.Minute}, note: "give the target 65 s or more"},
-	{product: "Go net/http", setting: "Transport.IdleConnTimeout", defaults: []time.Duration{90 * time.Second}, tokens: []string{"go-http-client"}, note: "of http.DefaultTransport; no limit in a Transport of one's own where it is unset"},
+	{family: "Go", product: "Go net/http", setting: "Transport.IdleConnTimeout", defaults: []time.Duration{90 * time.Second}, tokens: []string{"go-http-client"}, note: "of http.DefaultTransport; no limit in a Transport of one's own where it is unset"},
 	{product: "reqwest, hyper-util", setting: "pool_idle_timeout", defaults: []time.Duration{90 * time.Second}, tokens: []string{"reqwest"}},
 	{product: "Traefik to its backends", setting: "forwardingTimeouts.idleConnTimeout", defaults: []time.Duration{90 * time.Second}},
 	{product: "Firefox", setting: "network.http.keep-alive.timeout", defaults: []time.Duration{115 * time.Second}},
 	{product: "curl", setting: "CURLOPT_MAXAGE_CONN", defaults: []time.Duration{118 * time.Second}, tokens: []string{"curl", "libcurl"}, note: "within one process"},
 	{product: "Caddy to its upstreams", setting: "transport http { keepalive }", defaults: []time.Duration{2 * time.Minute}},
-	{product: "Apache HttpClient 5", setting: "RequestConfig.setConnectionKeepAlive", defaults: []time.Duration{3 * time.Minute}, tokens: []string{"apache-httpclient/5"},
+	{family: "Java", product: "Apache HttpClient 5", setting: "RequestConfig.setConnectionKeepAlive", defaults: []time.Duration{3 * time.Minute}, tokens: []string{"apache-httpclient/5"},
 		states: mayState, note: "heeds the server's Keep-Alive header"},
 	{product: "Chrome", setting: "fixed", defaults: []time.Duration{5 * time.Minute}},
-	{product: "OkHttp", setting: "ConnectionPool(…, keepAliveDuration)", defaults: []time.Duration{5 * time.Minute}, tokens: []string{"okhttp"}},
+	{family: "Java", product: "OkHttp", setting: "ConnectionPool(…, keepAliveDuration)", defaults: []time.Duration{5 * time.Minute}, tokens: []string{"okhttp"}},
 	{product: "GCP load balancer to its backends", setting: "fixed", defaults: []time.Duration{10 * time.Minute}, note: "give the backend 620 s or more"},
 	{product: "Envoy as proxy", setting: "common_http_protocol_options.idle_timeout of the cluster", defaults: []time.Duration{time.Hour}},
-	{product: "Apache HttpClient 4", setting: "evictIdleConnections", tokens: []string{"apache-httpclient/4"},
+	{family: "Java", product: "Apache HttpClient 4", setting: "evictIdleConnections", tokens: []string{"apache-httpclient/4"},
 		states: mayState, note: "heeds the server's Keep-Alive header; looks at connections idle for validateAfterInactivity (2 s) before it uses them"},
-	{product: "requests, urllib3", setting: "", tokens: []string{"python-requests", "python-urllib3"}, note: "no limit to set: mount a Retry, or renew the Session"},
+	{family: "Python", product: "requests, urllib3", setting: "", tokens: []string{"python-requests", "python-urllib3"}, note: "no limit to set: mount a Retry, or renew the Session"},
 	{product: "Python http.client", setting: "", note: "no limit to set, and it never looks whether a connection is still alive"},
 	{product: "reactor-netty", setting: "ConnectionProvider maxIdleTime", tokens: []string{"reactornetty"}},
 }
