@@ -40,6 +40,7 @@ type tlsConn struct {
 	established bool         // the handshake is over
 	at          capture.Time // when it was
 	http2       bool         // the messages are those of HTTP/2
+	other       bool         // its port is one of other protocols
 	foreign     bool         // the data does not alternate as HTTP/1 does
 	refused     closing      // an alert that ended the handshake; its kind is NoClose if there was none
 	refusal     uint8        // what it says; 0 if that is encrypted
@@ -112,6 +113,7 @@ func (x *tlsConn) finishedRecord() int {
 func (c *conn) beginTLS(whole bool) {
 	c.protocol = tls
 	c.tls = &tlsConn{whole: whole, established: !whole}
+	c.tls.other = otherTLS[c.ep[1-c.clientSide()].Port]
 	for d := range c.half {
 		c.half[d].state = recordStart
 		if !whole {
@@ -518,7 +520,15 @@ func (c *conn) isHTTP2() {
 // alternates reports whether what the records show fits requests and responses
 // of HTTP/1, each after the other.
 func (x *tlsConn) alternates() bool {
-	return x.established && !x.http2 && !x.foreign && x.pushes < 2
+	return x.established && !x.http2 && !x.foreign && x.pushes < 2 && (!x.other || x.hello.offers1)
+}
+
+// otherTLS are the ports on which TLS carries something other than HTTP (IANA's
+// registry of services): mail, news, directories, DNS, logs, telephony, queues,
+// chat, push services.
+var otherTLS = map[uint16]bool{
+	465: true, 563: true, 587: true, 636: true, 853: true, 989: true, 990: true, 992: true, 993: true, 994: true, 995: true,
+	3269: true, 5061: true, 5223: true, 5228: true, 5349: true, 5671: true, 6514: true, 6679: true, 6697: true, 8883: true,
 }
 
 // resumeRecords looks for a record at the beginning of pc, where framing was lost.
