@@ -60,6 +60,7 @@ type conn struct {
 	server   *server      // what is known of the server's timers
 	tls      *tlsConn     // nil if it does not speak TLS
 	mismatch *mismatch    // nil if each end understood the other
+	up       *upgrade     // what followed HTTP; nil unless upgraded
 }
 
 type connState uint8

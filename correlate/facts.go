@@ -29,6 +29,8 @@ type facts struct {
 	announced, untracked bool
 	startBare            bool // see conn.startBare
 	upgraded             bool
+	up                   *upgrade // nil unless upgraded
+	clientIs             int      // the half that is the client, in up
 	missing              missing
 
 	K, Kc      closing    // first FIN, else first RST with an acknowledgement
@@ -81,6 +83,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.openTime, f.requests, f.responses = c.openTime, c.requests, c.responses
 	f.announced, f.untracked, f.upgraded, f.missing = c.announced, c.untracked, c.upgraded, c.missing
 	f.startBare = c.startBare
+	f.up, f.clientIs = c.up, c.clientSide()
 	f.rstS, f.rstC, f.replies, f.refusals = sh.rst, ch.rst, sh.resets(), ch.resets()
 	f.clientSeen, f.serverSeen = ch.packets > 0, sh.packets > 0
 	f.clientEnd, f.serverEnd, f.clientAck, f.serverAck = ch.end, sh.end, ch.ack, sh.ack

@@ -24,7 +24,8 @@ type Finding struct {
 	HasIdle  bool          // Idle is known
 	ClosedBy Party
 	Close    Close
-	Timer    *Timer // the idle timer learned for this server so far; nil if none
+	Upgraded *Upgraded // what followed HTTP; nil if nothing did
+	Timer    *Timer    // the idle timer learned for this server so far; nil if none
 
 	// Modifiers are words that qualify the verdict, such as "first-use".
 	Modifiers []string
@@ -168,6 +169,7 @@ type Summary struct {
 	Waiting     uint64 // requests without a complete answer on the latter
 	LongestWait time.Duration
 	Requests    uint64         // requests that began
+	Abnormal    uint64         // WebSocket connections that ended without a close frame
 	Unjudged    uint64         // requests of which the capture does not tell whether they were answered
 	Lost        uint64         // requests that got no complete answer
 	LostOn      uint64         // connections with a lost request
@@ -177,6 +179,13 @@ type Summary struct {
 	Gaps        uint64         // connections with bytes that their receiver acknowledged and the capture lacks
 	Verdicts    []VerdictCount // per verdict and server, most lost first, then by verdict and server
 	Servers     []ServerTimer  // servers with a learned timer, by endpoint
+	Tunnels     []ServerTunnel // servers whose upgraded connections end after a silence, by endpoint
+}
+
+// A ServerTunnel is the silence after which a server's upgraded connections end.
+type ServerTunnel struct {
+	Server capture.Endpoint
+	Timer  Timer
 }
 
 // A VerdictCount counts the findings of one verdict about one server.

@@ -15,6 +15,7 @@ type head struct {
 	method, target, host []byte        // of a request
 	server               []byte        // of a response
 	who                  *who          // where fields go that name programs; nil, as a rule, if they do not matter
+	upgradeTo            []byte        // of a response: the first protocol in its Upgrade field
 	status               int           // of a response
 	http1                bool          // the start line is one of HTTP/1
 	minor                byte          // 1 in HTTP/1.1
@@ -262,6 +263,10 @@ func (h *head) field(line []byte, request bool) bool {
 			h.server = v
 		}
 	case 'u', 'v', 'f', 'x':
+		if v, ok := field(line, "upgrade"); ok && !request {
+			h.upgradeTo, _, _ = bytes.Cut(v, []byte(","))
+			break
+		}
 		if h.who != nil {
 			h.who.field(line)
 		}

@@ -17,6 +17,7 @@ const (
 	recordStart                   // the header of a TLS record
 	inRecord                      // half.left bytes of a TLS record
 	passing                       // nothing that is framed here: upgraded, tunnelled, not HTTP
+	inFrames                      // WebSocket frames; half.left bytes of one are to be passed over
 	lost                          // unknown: the start of a message is looked for at each segment
 )
 
@@ -60,7 +61,8 @@ func (c *conn) frame(t *Tracker, d int, pc *piece) {
 			if !c.records(t, d, pc) {
 				return
 			}
-		case passing:
+		case passing, inFrames:
+			c.beyond(d, pc)
 			return
 		case chunkSize, chunkBreak, inTrailer:
 			if !c.line(t, d, pc) {
@@ -353,6 +355,12 @@ func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
 			break
 		}
 		c.loseRecords(t, d, &piece{off: h.next, n: int(min(n, 1<<30)), at: stamp{time: c.last}}, missingBytes)
+	case inFrames:
+		if n > h.left {
+			c.loseFrames(d)
+			break
+		}
+		h.left -= n
 	case inBody, inChunk:
 		if n < h.left {
 			h.left -= n

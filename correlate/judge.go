@@ -37,6 +37,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 	}
 	if len(open) == 0 {
 		t.learn(f)
+		t.learnTunnel(f)
 	}
 	t.sum.Requests += uint64(c.requests)
 	f.server.countAgent(c.agent)
@@ -79,7 +80,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 	}
 	g := f
 	r := g.decideConnection()
-	if prev != nil && (!t.brief || r.verdict.Family() != "clean") {
+	if prev != nil && (!f.brief || r.verdict.Family() != "clean") {
 		g = f.about(prev, nil, nil)
 		r = g.decideConnection()
 	}
@@ -116,6 +117,9 @@ func (t *Tracker) report(f *facts, r ruling) {
 	if tm := f.timer(); tm != nil {
 		x.Timer = tm
 	}
+	if x.Upgraded = f.left(r.close); x.Upgraded != nil && x.Upgraded.Abnormal {
+		t.sum.Abnormal++
+	}
 	if f.hasRequest {
 		q := &f.q
 		x.Request = &Request{Method: q.method(), Target: q.target(), Host: q.host(), Number: q.number,
@@ -134,6 +138,9 @@ func (t *Tracker) report(f *facts, r ruling) {
 		}
 	case r.close != nil:
 		x.Idle, x.HasIdle = f.idleBefore(r.close)
+	}
+	if u := x.Upgraded; u != nil {
+		x.Idle, x.HasIdle = u.Idle, u.HasIdle
 	}
 	if !f.conn.StartSeen {
 		x.Modifiers = append(x.Modifiers, "began-before-capture")
@@ -221,6 +228,9 @@ func (t *Tracker) Summary() Summary {
 		return cmp.Or(cmp.Compare(b.Lost, a.Lost), cmp.Compare(a.Verdict, b.Verdict), a.Server.Compare(b.Server))
 	})
 	for e, v := range t.servers {
+		if tm := v.tunnel(); tm != nil {
+			s.Tunnels = append(s.Tunnels, ServerTunnel{e, *tm})
+		}
 		tm := v.learned()
 		switch {
 		case tm != nil:
@@ -236,6 +246,7 @@ func (t *Tracker) Summary() Summary {
 		}
 		s.Servers = append(s.Servers, st)
 	}
+	slices.SortFunc(s.Tunnels, func(a, b ServerTunnel) int { return a.Server.Compare(b.Server) })
 	slices.SortFunc(s.Servers, func(a, b ServerTimer) int { return a.Server.Compare(b.Server) })
 	return s
 }

@@ -158,8 +158,7 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 			resp.framed, resp.complete = true, true
 			c.finishResponse(t, resp, pc)
 		}
-		c.upgraded = true
-		c.pass()
+		c.upgradeTo(hd.upgradeTo, pc.at.time)
 		return
 	case hd.status < 200:
 		// An interim response: the final one is still to come.
@@ -180,8 +179,7 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 	case req != nil && req.connect && hd.status < 300:
 		resp.complete = true
 		c.finishResponse(t, resp, pc)
-		c.upgraded = true
-		c.pass()
+		c.upgradeTo([]byte("connect"), pc.at.time)
 	case req != nil && req.head, hd.status == 204, hd.status == 304:
 		c.messageEnd(t, d, pc)
 	case hd.invalid:

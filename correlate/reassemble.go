@@ -43,7 +43,7 @@ func (c *conn) hold(t *Tracker, h *half, from *piece) {
 // to lie further on, so that nobody will look at them.
 func (h *half) skips(end int64) bool {
 	switch h.state {
-	case inBody, inChunk:
+	case inBody, inChunk, inFrames:
 		return end <= h.next+h.left
 	case inRecord: // an alert or a hello is to be read
 		return end <= h.next+h.left && h.left > maxHello

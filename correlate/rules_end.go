@@ -16,16 +16,6 @@ func notHTTP1(f *facts) *ruling {
 	return x
 }
 
-func upgradedClose(f *facts) *ruling {
-	if !f.upgraded {
-		return nil
-	}
-	if f.atEnd && !f.K.seen() && !f.Kc.seen() {
-		return &ruling{verdict: StillOpen}
-	}
-	return f.ended(UpgradedClose)
-}
-
 func stillOpen(f *facts) *ruling {
 	if f.K.seen() || f.Kc.seen() || f.serverReset() || len(f.refusals) > 0 {
 		return nil

@@ -30,6 +30,7 @@ type server struct {
 	speaks     speaks        // in which protocols it was seen to answer
 	lingers    bool          // it was seen to acknowledge requests after its own FIN
 	limits     map[int]limit // of closes right after the nth response
+	tunnels    *learner      // the same for upgraded connections, from the last bytes to the end; nil if there were none
 }
 
 // A limit says how often a server closed right after its nth response. Closes

@@ -309,6 +309,7 @@ func (t *Tracker) strip(c *conn) {
 		t.freeRequest(r)
 		c.queue[i] = nil
 	}
+	c.up = nil
 	c.queue = c.queue[:0]
 	if cap(c.queue) > 64 {
 		c.queue = nil

@@ -49,6 +49,7 @@ type jsonFinding struct {
 	Close       jsonClose      `json:"close"`
 	Timer       *jsonTimer     `json:"server_idle_timeout,omitempty"`
 	ClientLimit *jsonLimit     `json:"client_idle_limit,omitempty"`
+	Upgraded    *jsonUpgraded  `json:"upgraded,omitempty"`
 	Modifiers   []string       `json:"modifiers,omitempty"`
 	Evidence    []jsonEvidence `json:"evidence,omitempty"`
 }
@@ -165,6 +166,8 @@ type jsonSummary struct {
 
 	Verdicts []jsonCount       `json:"verdicts"`
 	Timers   []jsonServerTimer `json:"idle_timers"`
+	Tunnels  []jsonTunnel      `json:"tunnel_timers,omitempty"`
+	Abnormal uint64            `json:"abnormal_websockets,omitempty"`
 }
 
 type jsonCount struct {
@@ -244,6 +247,7 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 			out.Timer = &jsonTimer{Product: h.server.product, Setting: h.server.setting}
 		}
 	}
+	out.Upgraded = upgraded(f.Upgraded)
 	for _, e := range f.Evidence {
 		item := jsonEvidence{Frame: e.Frame, Text: e.Text}
 		if e.Frame != 0 && len(j.opt.Files) > 1 && e.File < len(j.opt.Files) {
@@ -310,6 +314,7 @@ func (j *JSON) Summary(s *Summary) error {
 		}
 		out.Timers = append(out.Timers, row)
 	}
+	out.patterns(k)
 	return j.write(out)
 }
 

@@ -71,8 +71,12 @@ func (s *Summary) Duration() time.Duration {
 
 // ShownByDefault reports whether f is shown without --all: lost requests, and
 // what is noteworthy though nothing was lost, such as a response that a reset may
-// have destroyed.
+// have destroyed, or a WebSocket that died without a close frame.
 func ShownByDefault(f *correlate.Finding) bool {
 	family := f.Verdict.Family()
-	return f.Lost || family != "clean" && family != "unknown"
+	return f.Lost || family != "clean" && family != "unknown" || abnormal(f)
 }
+
+// abnormal reports whether f is about a WebSocket connection that ended without a
+// close frame.
+func abnormal(f *correlate.Finding) bool { return f.Upgraded != nil && f.Upgraded.Abnormal }

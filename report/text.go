@@ -115,7 +115,7 @@ func (t *Text) Finding(f *correlate.Finding) error {
 		}
 		t.label(&b, "fits", fits...)
 	}
-	if f.Lost || f.Verdict.Family() != "clean" {
+	if f.Lost || f.Verdict.Family() != "clean" || abnormal(f) {
 		if full && f.Verdict.Family() != "unknown" {
 			client, server, both := strings.Cut(words.Saw, "; at the server ")
 			t.label(&b, "client saw", client)
@@ -450,6 +450,9 @@ func (t *Text) paint(sgr, s string) string {
 func familyColor(f *correlate.Finding) string {
 	switch f.Verdict.Family() {
 	case "clean":
+		if abnormal(f) {
+			return yellow
+		}
 		return green
 	case "unknown":
 		return purple

@@ -74,6 +74,8 @@ var modifierWords = map[string]string{
 	"near-miss":               "it missed the close by so little that no program could have seen it",
 	"response-unacknowledged": "the end of the last response was not acknowledged: the client may lack it",
 	"unasked-response":        "the server sent a response that nobody had asked for",
+	"abnormal":                "a WebSocket ended without a close frame (code 1006)",
+	"timer-match":             "it ended when a timer was due",
 	"began-before-capture":    "the connection began before the capture",
 	"reused":                  "the connection had been used before",
 	"first-use":               "the connection had not been used before",

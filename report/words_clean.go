@@ -71,10 +71,12 @@ var cleanWords = map[correlate.Verdict]Words{
 	correlate.UpgradedClose: clean(Words{
 		Title: "the end of a connection that had left HTTP",
 		Meaning: "The connection had switched protocols (101, as for WebSocket) or become a tunnel (CONNECT), and what followed is not HTTP. " +
-			"The finding says who closed it and how; whether something was lost inside, only that protocol knows.",
-		Blame: "nobody, as far as HTTP goes; a proxy's tunnel timeout is a frequent cause where the idle time is a round number",
-		Rule:  "A complete 101 or a successful CONNECT, and then the end.",
-		Saw:   "what the protocol inside reports, such as close code 1006 (WebSocket)",
+			"The finding says who closed it and how, and after what silence; of a WebSocket it gives the close frame: its code, who sent it first, whether it was answered. " +
+			"A WebSocket that ends without any close frame is what libraries call 1006: it is shown without --all too. Whether something was lost inside, only the protocol knows.",
+		Blame: "nobody, as far as HTTP goes; a proxy's tunnel timeout is a frequent cause where several connections end after the same silence",
+		Rule: "A complete 101 or a successful CONNECT, and then the end. Abnormal: every WebSocket frame of both directions was captured (RFC 6455, section 5.2) and none was a close frame. " +
+			"Who sent the first close frame follows from what its segment acknowledges.",
+		Saw: "what the protocol inside reports, such as close code 1006 (WebSocket)",
 		Prints: []Line{
 			{"WebSocket", "close code 1006: closed without a close frame"},
 			{"Tunnels", "what the protocol inside reports"},

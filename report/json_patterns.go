@@ -1,0 +1,60 @@
+package report
+
+import "whyreset/correlate"
+
+type jsonUpgraded struct {
+	Protocol        string          `json:"protocol,omitempty"`
+	IdleSeconds     *float64        `json:"idle_seconds,omitempty"`
+	Close           *jsonCloseFrame `json:"close_frame,omitempty"`
+	Abnormal        bool            `json:"abnormal"`
+	Followed        *bool           `json:"frames_followed,omitempty"` // absent where there are no frames to follow
+	UnansweredPings int             `json:"unanswered_pings,omitempty"`
+	PingedBy        string          `json:"pinged_by,omitempty"`
+	Tunnel          *jsonTimer      `json:"tunnel_timeout,omitempty"`
+}
+
+type jsonCloseFrame struct {
+	By       string `json:"by"`
+	Code     int    `json:"code,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	Frame    uint64 `json:"frame,omitempty"`
+	Answered bool   `json:"answered"`
+}
+
+type jsonTunnel struct {
+	Server jsonEndpoint `json:"server"`
+	jsonTimer
+}
+
+func upgraded(u *correlate.Upgraded) *jsonUpgraded {
+	if u == nil {
+		return nil
+	}
+	out := &jsonUpgraded{Protocol: u.Protocol, Abnormal: u.Abnormal, UnansweredPings: u.Pings, PingedBy: u.PingedBy.String()}
+	if u.HasIdle {
+		out.IdleSeconds = new(secs(u.Idle))
+	}
+	if u.Protocol == "websocket" {
+		out.Followed = new(u.Followed)
+	}
+	if c := u.Close; c != nil {
+		out.Close = &jsonCloseFrame{By: c.By.String(), Code: c.Code, Name: correlate.CloseCodeName(c.Code), Reason: c.Reason, Frame: c.Frame, Answered: c.Answered}
+	}
+	if u.Tunnel != nil {
+		out.Tunnel = new(tunnelTimer(u.Tunnel))
+	}
+	return out
+}
+
+func tunnelTimer(t *correlate.Timer) jsonTimer {
+	return jsonTimer{Seconds: new(secs(t.Timeout)), Spread: new(secs(t.Spread)), Closes: t.Closes, LooksLike: tunnelLooksLike(t)}
+}
+
+// patterns adds what several connections of a server have in common.
+func (out *jsonSummary) patterns(k *correlate.Summary) {
+	out.Abnormal = k.Abnormal
+	for _, t := range k.Tunnels {
+		out.Tunnels = append(out.Tunnels, jsonTunnel{endpoint(t.Server), tunnelTimer(&t.Timer)})
+	}
+}
