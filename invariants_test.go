@@ -379,7 +379,7 @@ func weaker(t *testing.T, name, what string, missing *capture.Segment, want, got
 
 // shows reports whether less is w, or less of it.
 func (w judgement) shows(less judgement) bool {
-	return w.verdict == less.verdict && w.lost == less.lost && less.confidence <= w.confidence && !bolder(less.retry, w.retry)
+	return w.verdict == less.verdict && (w.lost == less.lost || less.target == "" && !less.lost) && less.confidence <= w.confidence && !bolder(less.retry, w.retry)
 }
 
 // An excuse is a change of verdict that a missing packet may cause, because what
@@ -406,6 +406,22 @@ var excuses = []excuse{
 		why: "the announcement is what is missing; that the close and the request crossed is true"},
 	{full: correlate.IdleRace, less: correlate.IdleRaceLingering, only: "idle-race-port-reuse",
 		why: "without the second handshake, what acknowledged the first connection's bytes seems to be of the second's"},
+	{full: correlate.BacklogDropped, less: correlate.AbortBeforeResponse,
+		why: "without the refused SYN, or the other connections, a reset by the server of a request that its TCP had is left"},
+	{full: correlate.FirewallReject, less: correlate.ConnectRefused,
+		why: "without a segment of the server's own there is no TTL to compare"},
+	{full: correlate.AcceptQueueOverflow, less: correlate.ConnectTimeout, only: "accept-queue-overflow-syn-dropped",
+		why: "with fewer SYNs, or without the other connections, SYNs without an answer are left"},
+	{full: correlate.PeerDead, less: correlate.ClientAbortBeforeResponse, only: "peer-dead-keepalive",
+		why: "the client did give up; too few probes are left to say that nothing would have come back"},
+	{full: correlate.InjectedReset, less: correlate.AbortBeforeResponse, only: "injected-reset-in-clients-name",
+		why: "without the forged reset, the server's answer to what came after it is left"},
+	{full: correlate.Ambiguous, less: correlate.AbortMidResponse, only: "ambiguous-reject-mid-response",
+		why: "until the server's later data are seen, the reset is as its own would be"},
+	{full: correlate.Ambiguous, less: correlate.ClientAbortMidResponse, only: "ambiguous-reject-mid-response",
+		why: "without the reset that ended the client, the client's own are left"},
+	{full: correlate.Ambiguous, less: correlate.PeerDead, only: "ambiguous-forgotten-soon",
+		why: "the packet that says that the path was there is what is missing"},
 	{full: correlate.Ambiguous, less: correlate.LateReuse, only: "idle-race-first-copy-unseen",
 		why: "the packet that tells of a first copy is missing, too"},
 	{full: correlate.ProtocolMismatch, less: correlate.AbortBeforeResponse, only: "protocol-mismatch-silent",

@@ -18,19 +18,27 @@ type conn struct {
 	state    connState
 	client   int8 // which half the client is; -1 while that is not known
 	speaking int8 // the half that delivered data last; -1 before any
-	waited   uint16
 	protocol protocol
 
-	startBare bool // its first packet here is an acknowledgement, maybe that of its handshake
-	startSeen bool // a SYN or SYN-ACK of its handshake was captured
-	accounted bool // every client byte up to now was framed as a request, and every request was answered or is queued
-	upgraded  bool // 101 or a successful CONNECT: what follows is not HTTP
-	ackSeen   bool // the ACK that ends the handshake was captured
-	announced bool // a message said that the connection closes after it
-	expecting bool // the client may wait for 100 (Continue) before it sends content
-	untracked bool // requests were answered that could not be framed
-	missing   missing
-	agent     uint16 // which program the client is, a number of Tracker.agents; 0: not known
+	startBare   bool // its first packet here is an acknowledgement, maybe that of its handshake
+	startSeen   bool // a SYN or SYN-ACK of its handshake was captured
+	accounted   bool // every client byte up to now was framed as a request, and every request was answered or is queued
+	upgraded    bool // 101 or a successful CONNECT: what follows is not HTTP
+	ackSeen     bool // the ACK that ends the handshake was captured
+	announced   bool // a message said that the connection closes after it
+	expecting   bool // the client may wait for 100 (Continue) before it sends content
+	untracked   bool // requests were answered that could not be framed
+	missing     missing
+	pendingFrom int8   // the half that sent pendingSYN, -1 if there is none
+	agent       uint16 // which program the client is, a number of Tracker.agents; 0: not known
+	waited      uint16
+	opening     opening
+
+	file       int32  // of the last segment
+	pendingSYN uint32 // sequence number of a SYN that met this connection while it was open
+	preface    int32  // bytes of a PROXY protocol header before the first request
+	current    int32  // index in queue of the request whose response is being read; -1: none; -2: unasked
+	firstOpen  int32  // how many requests at the head of queue have their whole response
 
 	id    uint64
 	ep    [2]capture.Endpoint
@@ -41,18 +49,12 @@ type conn struct {
 	place int64        // its place in the tracker's order of findings; 0: none
 
 	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
-	file                          int32        // of the last segment
-	pendingSYN                    uint32       // sequence number of a SYN that met this connection while it was open
-	pendingFrom                   int8         // the half that sent it, -1 if there is none
-	pendingTime                   capture.Time
+	pendingTime                   capture.Time // of pendingSYN
 
 	requests  int
 	responses int
-	preface   int32      // bytes of a PROXY protocol header before the first request
 	queue     []*request // without a complete and acknowledged response, oldest first; the last of them is the latest
 	answered  *request   // the last request that left the queue; nil if none has
-	current   int32      // index in queue of the request whose response is being read; -1: none; -2: unasked
-	firstOpen int32      // how many requests at the head of queue have their whole response
 	unasked   *response  // a response that no request had asked for; nil if there was none
 
 	respTime capture.Time // last byte of the last complete response
@@ -118,7 +120,8 @@ type ends struct {
 	rst     closing     // the first RST with an acknowledgement
 	reply   [4]replyRST // the first RSTs without
 	nreply  uint8
-	ignored int // RSTs that the peer had to ignore
+	ignored int         // RSTs that the peer had to ignore
+	reset   *resetTrace // how the first RST looked; nil if there was none
 }
 
 // notClosed is never written to.
@@ -145,10 +148,12 @@ type half struct {
 	ackSeen bool // ack is known
 	fresh   bool // the peer spoke since this half last did
 	state   parseState
-	ttl     uint8
 	nsig    uint8
+	header  ipHeader
+	probes  uint8  // its keep-alive probes since the other end was last heard
+	resends uint8  // how often it sent the first byte again that the other end lacks
 	base    uint32 // the sequence number of offset 0
-	packets uint64 // saturates nowhere that matters; 0 says that this direction was never seen
+	packets uint32 // saturates; 0 says that this direction was never seen
 
 	next    int64        // offset of the next byte to be framed
 	end     int64        // offset behind the last byte seen
@@ -158,6 +163,7 @@ type half struct {
 	ackTime capture.Time // when it did
 
 	lastData capture.Time
+	last     capture.Time // its latest segment other than a RST
 
 	left    int64 // bytes left of the body or of the chunk
 	scanned int   // how much of buf has been searched for the end of the head
@@ -171,7 +177,8 @@ type half struct {
 type replyRST struct {
 	off   int64
 	ttl   uint8
-	taken bool // the other end had to accept it
+	taken bool  // the other end had to accept it
+	again uint8 // how many more there were with the same number
 	time  capture.Time
 	frame uint64
 	file  int32
@@ -303,7 +310,8 @@ func (h *half) reached(ack int64) bool {
 // segment takes in one segment from half d.
 func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	h, p := &c.half[d], &c.half[1-d]
-	h.packets++
+	h.packets = max(h.packets, h.packets+1)
+	quiet := s.Time.Sub(c.last)
 	c.last = max(c.last, s.Time)
 	c.file = int32(s.File)
 	if !h.based {
@@ -329,18 +337,25 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.reset1(t, s, d, at)
 		return
 	}
-	h.ttl = s.TTL
+	h.header.note(s)
+	h.last, p.probes = s.Time, 0
 	off := h.rel(s.Seq)
 	at.resent = s.Len > 0 && h.top >= off+int64(s.Len) && s.Time.Sub(h.topTime) > moment
 	if s.Flags&capture.SYN != 0 {
-		c.syn(s, d)
+		c.syn(t, s, d, quiet)
 		off++ // data in a SYN (RFC 7413) begins behind it
+	}
+	if h.reset != nil {
+		h.wentOn(s, off, at)
 	}
 	if past := off + int64(s.Len); past > h.top {
 		h.top, h.topTime = past, s.Time
+	} else if off < h.top && s.Len <= 1 {
+		h.probed(s, off, quiet)
 	}
 	if at.hasAck {
 		if at.ack > h.ack || !h.ackSeen {
+			p.resends = 0
 			h.ack, h.ackSeen, h.ackTime = at.ack, true, s.Time
 			if len(c.queue) > 0 && d == int(c.client) {
 				c.settleAnswered(t)
@@ -361,6 +376,8 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.data(t, d, &piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
 	} else if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
 		c.settle(t, false)
+	} else if c.ended != 0 && p.reset != nil && p.reset.challenges(h, s, off, at) {
+		c.revive(p)
 	}
 	if s.Flags&(capture.FIN|capture.ACK) != 0 && c.ended == 0 && h.fin.seen() && p.fin.seen() &&
 		h.ack > p.fin.off && p.ack > h.fin.off {
@@ -370,7 +387,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 
 // syn notes the handshake. It fixes the roles: the client is the one that sent
 // the SYN (in a simultaneous open, the one that sent it first).
-func (c *conn) syn(s *capture.Segment, d int) {
+func (c *conn) syn(t *Tracker, s *capture.Segment, d int, quiet time.Duration) {
 	c.startSeen = true
 	if s.Flags&capture.ACK == 0 {
 		if c.synTime == 0 {
@@ -379,12 +396,14 @@ func (c *conn) syn(s *capture.Segment, d int) {
 				c.client = int8(d)
 			}
 		}
+		c.opening.asked(t, c, quiet)
 	} else {
-		if c.synAckTime == 0 {
-			c.synAckTime = s.Time
-		}
 		if c.client < 0 {
 			c.client = int8(1 - d)
+		}
+		c.opening.accepted(t, c, s)
+		if c.synAckTime == 0 {
+			c.synAckTime = s.Time
 		}
 	}
 	if c.requests == 0 && c.half[0].next == 1 && c.half[1].next == 1 {
@@ -407,12 +426,17 @@ func (c *conn) finSegment(t *Tracker, h, p *half, off int64, at stamp) {
 // reset1 takes in a RST.
 func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 	h, p := &c.half[d], &c.half[1-d]
-	if !h.based || (h.packets == 1 && s.Seq == 0) {
+	c.trace(t, s, d, at)
+	refuses := h.packets == 1 && c.synTime != 0 && d != int(c.client) && at.hasAck && at.ack >= 1 && at.ack <= max(1, p.top) && !p.ackSeen
+	if !h.based || h.packets == 1 && s.Seq == 0 || refuses {
 		// Nothing else was ever seen from this end: a refused SYN (RFC 9293,
-		// section 3.5.2), or a reset of something that began before the capture.
+		// section 3.5.2; some boxes choose another sequence number than 0), or a
+		// reset of something that began before the capture.
 		kind := ReplyReset
-		if at.hasAck && s.Seq == 0 && p.next == 1 {
+		if refuses || at.hasAck && at.ack > 0 && s.Seq == 0 && p.next == 1 {
 			kind = Refusal
+			h.reset.refusal = true
+			t.serverOf(c).refused = s.Time
 		}
 		h.closings(t).rst = closing{kind: kind, hasAck: at.hasAck, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
 		t.end(c, s.Time)
@@ -427,13 +451,18 @@ func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 	e := h.closings(t)
 	switch {
 	case !at.hasAck:
-		known := slices.ContainsFunc(e.reply[:e.nreply], func(r replyRST) bool { return r.off == off })
-		if !known && int(e.nreply) < len(e.reply) {
+		i := slices.IndexFunc(e.reply[:e.nreply], func(r replyRST) bool { return r.off == off })
+		if i >= 0 {
+			e.reply[i].again = min(e.reply[i].again, 254) + 1
+		} else if i < 0 && int(e.nreply) < len(e.reply) {
 			e.reply[e.nreply] = replyRST{off: off, ttl: s.TTL, taken: taken, time: s.Time, frame: s.Frame, file: int32(s.File)}
 			e.nreply++
 		}
 	case !taken:
 	case !e.rst.seen():
+		if d != int(c.client) && c.startSeen && c.responses == 0 && c.requests > 0 {
+			t.serverOf(c).dropped.note(s.Time)
+		}
 		e.rst = closing{kind: ActiveReset, hasAck: true, off: off, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
 	case off == e.rst.off:
 		e.rst.ack = min(e.rst.ack, at.ack)
@@ -516,6 +545,15 @@ func (c *conn) again(t *Tracker, h *half, d int, pc *piece, s *capture.Segment) 
 			t.sum.Duplicates++
 			break
 		}
+	}
+	if !copied { // its own copies are to be known, too
+		h.sigs[h.nsig] = sig
+		h.nsig = (h.nsig + 1) % uint8(len(h.sigs))
+		if due := c.half[1-d].ack; pc.off <= due && pc.off+int64(pc.n) > due {
+			h.resends = min(h.resends, 254) + 1
+		}
+	} else if d == int(c.client) {
+		c.opening.doubled++
 	}
 	if d != int(c.client) {
 		return

@@ -12,6 +12,7 @@ type ruling struct {
 	evidence   []Evidence
 	candidates []Verdict
 	timer      bool   // the server's idle timer, once learned, may decide this
+	unopened   bool   // the connection failed before there was a request to be lost
 	brief      bool   // take no notes: nobody will read them
 	why        string // of CaptureIncomplete and Ambiguous: in a few words, for the summary
 }
@@ -36,6 +37,10 @@ var requestRules = []rule{
 	{"408 for a request that stalled", timedOutWithAnswer},
 	{"answered early, then reset", earlyResponseReset},
 	{"answered", answeredRequest},
+	{"reset by somebody else", injectedReset},
+	{"its handshake was never taken", ackDroppedOverflow},
+	{"reset for its handshake", resetAfterAccept},
+	{"refused by something on the way", firewallReject},
 	{"sent although the close had arrived", lateReuse},
 	{"crossed an unasked response", idle408Race},
 	{"pipelined behind the last answer", pipelinedLost},
@@ -43,12 +48,14 @@ var requestRules = []rule{
 	{"crossed the server's FIN", idleRace},
 	{"crossed the server's abort", idleRaceRST},
 	{"never acknowledged", neverAcknowledged},
+	{"one end fell silent", peerDead},
 	{"refused without a close", staleConnection},
 	{"more was sent than was captured", moreThanCaptured},
 	{"client closed first", clientAbort},
 	{"both closed with a request between them", bothClosed},
 	{"request cut short by the server", requestTimeout},
 	{"closed without a response", closeBeforeResponse},
+	{"reset as the listener closed", backlogDropped},
 	{"reset without a response", abortBeforeResponse},
 	{"response cut short", cutResponse},
 	{"nobody closed", unanswered},
@@ -61,10 +68,13 @@ var connectionRules = []rule{
 	{"TLS handshake not finished", handshakeFailed},
 	{"not HTTP/1", notHTTP1},
 	{"left HTTP", upgradedClose},
+	{"never opened", neverOpened},
 	{"still open", stillOpen},
 	{"refused", refusedConnection},
+	{"reset for its handshake", resetAfterAccept},
 	{"more was sent than was captured", moreThanCaptured},
 	{"nothing framed", nothingFramed},
+	{"went on after a reset", ignoredReset},
 	{"no request", unusedConnection},
 	{"reset", resetAfterComplete},
 	{"both at once", simultaneousClose},
@@ -81,6 +91,8 @@ func (f *facts) firstOf(rules []rule) ruling {
 	for _, r := range rules {
 		if x := r.apply(f); x != nil {
 			f.hide(x)
+			f.doubt(x)
+			f.notePayload(x)
 			return *x
 		}
 	}

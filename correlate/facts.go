@@ -28,9 +28,9 @@ type facts struct {
 	requests, responses  int
 	announced, untracked bool
 	startBare            bool // see conn.startBare
+	ackSeen              bool // the ACK that ends the handshake was captured
 	upgraded             bool
 	up                   *upgrade // nil unless upgraded
-	clientIs             int      // the half that is the client, in up
 	missing              missing
 
 	K, Kc      closing    // first FIN, else first RST with an acknowledgement
@@ -45,15 +45,20 @@ type facts struct {
 	clientAck, serverAck   int64        // the highest it acknowledged, other than in a RST
 	lastServer             capture.Time // the server's last data
 
-	ttl       uint8 // of the server's segments other than RSTs
-	clientTTL uint8 // the same of the client's
-	unasked   response
-	respTime  capture.Time // last byte of the last complete response; 0 if none
-	respEnd   int64
-	preface   int64
-	client    int       // which half is the client's
-	tls       *tlsConn  // nil if the connection does not speak TLS
-	mismatch  *mismatch // nil if each end understood the other
+	headers [2]ipHeader    // of the client's and the server's segments other than RSTs
+	resets  [2]*resetTrace // how the first RST in the client's and in the server's name looked; nil if there was none
+	probes  [2]uint8       // keep-alive probes of each that nothing came back to
+	resends [2]uint8       // how often each sent data again that was not acknowledged after all
+	opening opening
+	others  capture.Time // when another connection of this client to this server was last accepted; 0 if not known
+
+	unasked  response
+	respTime capture.Time // last byte of the last complete response; 0 if none
+	respEnd  int64
+	preface  int64
+	client   int       // which half is the client's
+	tls      *tlsConn  // nil if the connection does not speak TLS
+	mismatch *mismatch // nil if each end understood the other
 
 	hasRequest bool
 	q          request  // the request that is judged; else the last one
@@ -82,8 +87,8 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.now, f.time, f.atEnd = t.now, c.ended, atEnd && c.ended == 0
 	f.openTime, f.requests, f.responses = c.openTime, c.requests, c.responses
 	f.announced, f.untracked, f.upgraded, f.missing = c.announced, c.untracked, c.upgraded, c.missing
-	f.startBare = c.startBare
-	f.up, f.clientIs = c.up, c.clientSide()
+	f.startBare, f.ackSeen = c.startBare, c.ackSeen
+	f.up = c.up
 	f.rstS, f.rstC, f.replies, f.refusals = sh.rst, ch.rst, sh.resets(), ch.resets()
 	f.clientSeen, f.serverSeen = ch.packets > 0, sh.packets > 0
 	f.clientEnd, f.serverEnd, f.clientAck, f.serverAck = ch.end, sh.end, ch.ack, sh.ack
@@ -95,11 +100,15 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	if f.openTime == 0 {
 		f.openTime = c.synAckTime
 	}
+	f.opening = c.opening
+	f.opening.clientSpoke = ch.ackSeen
 	if f.time == 0 {
 		f.time = c.last
 		if f.atEnd {
 			f.now = t.clock(c)
-			f.time = f.now
+			if f.opening.syns == 0 || f.serverSeen || f.opening.clientSpoke { // else its last SYN was the last that happened
+				f.time = f.now
+			}
 		}
 	}
 	f.clientSent, f.serverSent = ch.upTo(), sh.upTo()
@@ -109,7 +118,12 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 		f.mismatch = c.mismatch
 	}
 	f.first = whoFirst(&f.K, &f.Kc)
-	f.ttl, f.clientTTL = sh.ttl, ch.ttl
+	f.headers = [2]ipHeader{ch.header, sh.header}
+	f.resets = [2]*resetTrace{ch.reset, sh.reset}
+	f.probes, f.resends = [2]uint8{ch.probes, sh.probes}, [2]uint8{ch.resends, sh.resends}
+	if e := t.acceptedOf(c); e.key == t.acceptKey(c) && e.time > c.synAckTime {
+		f.others = e.time
+	}
 	f.conn = Connection{
 		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
 		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
@@ -198,6 +212,11 @@ func (f *facts) about(q, prev, front *request) *facts {
 		g.frontLost = front.resp.began && !front.resp.framed
 	}
 	g.q.text = slices.Clone(q.text)
+	for i, r := range f.resets {
+		if r != nil {
+			g.resets[i] = new(*r)
+		}
+	}
 	if prev != nil {
 		g.prev, g.hasPrev = prev.resp, true
 	}
@@ -337,7 +356,7 @@ func (f *facts) answered() bool {
 	}
 	// A RST in answer to the server's FIN says nothing about the response.
 	refused := len(f.refusals) > 0 && !(f.K.kind == FINClose && f.first != Client) || f.rstC.seen() && f.rstC.hasAck && f.rstC.ack < r.end
-	return got >= r.end || !refused
+	return got >= r.end || !refused && f.resends[1] < deadAfter
 }
 
 func (f *facts) wholeResponse() bool {

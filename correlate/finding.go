@@ -106,6 +106,10 @@ type Close struct {
 	Frame  uint64
 	Ack    int64 // what it acknowledges, relative to the peer's first byte being 1
 	HasAck bool
+	// Payload is what a reset carried, at most its first 64 bytes, and PayloadLen
+	// its length on the wire.
+	Payload    []byte
+	PayloadLen int
 }
 
 // A CloseKind tells how a connection was closed.
@@ -173,6 +177,8 @@ type Summary struct {
 	Unjudged    uint64         // requests of which the capture does not tell whether they were answered
 	Lost        uint64         // requests that got no complete answer
 	LostOn      uint64         // connections with a lost request
+	Unopened    uint64         // connections that failed before there was a request
+	Unlisted    uint64         // those of the latter that were only counted, because many are alike
 	Evicted     uint64         // connections given up to keep memory bounded
 	Duplicates  uint64         // segments seen a second time on their way (veth and bridge, both directions of a mirror)
 	Late        uint64         // segments of connections that were already reported

@@ -63,7 +63,7 @@ func checkFinding(t testing.TB, f *Finding) {
 			return e.Frame != 0 && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(e.Text, w) })
 		})
 	}
-	if f.Retry == RetrySafe && !proof("reset (frame", "answers the request's ack") {
+	if f.Lost && f.Retry == RetrySafe && !proof("reset (frame", "answers the request's ack") {
 		bad("safe to retry without proof")
 	}
 	if f.Confidence == Proven && f.Lost && !proof("frame") {

@@ -100,7 +100,7 @@ func timedOutOrEarly(f *facts) bool {
 // report turns a ruling into a finding and counts it.
 func (t *Tracker) report(f *facts, r ruling) {
 	t.count(f, &r)
-	if f.brief && !r.lost && r.verdict.Family() == "clean" {
+	if f.brief && !r.lost && (r.verdict.Family() == "clean" || r.unopened && t.crowded(f, r.verdict)) {
 		return
 	}
 	x := &Finding{
@@ -112,6 +112,11 @@ func (t *Tracker) report(f *facts, r ruling) {
 		x.Close = Close{Kind: r.close.kind, Frame: r.close.frame, Ack: r.close.ack, HasAck: r.close.hasAck}
 		if r.close.notify {
 			x.Close.Kind = NotifyClose
+		}
+	}
+	for _, r := range f.resets {
+		if r != nil && r.length > 0 && (x.Close.PayloadLen == 0 || r.frame == x.Close.Frame) {
+			x.Close.Payload, x.Close.PayloadLen = slices.Clone(r.kept()), r.length
 		}
 	}
 	if tm := f.timer(); tm != nil {
@@ -174,6 +179,9 @@ func (t *Tracker) count(f *facts, r *ruling) {
 	}
 	if r.confidence == Proven {
 		n.Proven++
+	}
+	if r.unopened {
+		t.sum.Unopened++
 	}
 	if r.why != "" {
 		if t.reasons[k] == nil {

@@ -69,7 +69,7 @@ func clientAbort(f *facts) *ruling {
 	case f.first == Client:
 	case !k.seen() && gone && !f.K.seen():
 		r := f.refusals[0]
-		if f.clientTTL != 0 && r.ttl != f.clientTTL {
+		if f.headers[0].off(r.ttl) > 0 {
 			return incomplete(f, "a reset with another TTL than the client's stands in its name")
 		}
 		k = closing{kind: ReplyReset, off: r.off, time: r.time, frame: r.frame, file: r.file}

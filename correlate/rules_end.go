@@ -20,21 +20,7 @@ func stillOpen(f *facts) *ruling {
 	if f.K.seen() || f.Kc.seen() || f.serverReset() || len(f.refusals) > 0 {
 		return nil
 	}
-	if f.conn.StartSeen && !f.serverSeen {
-		x := &ruling{verdict: Unknown, why: "never opened"}
-		x.note(0, 0, "the SYN was never answered")
-		return x
-	}
 	return &ruling{verdict: StillOpen}
-}
-
-func refusedConnection(f *facts) *ruling {
-	if f.K.kind != Refusal {
-		return nil
-	}
-	x := &ruling{verdict: Unknown, by: Server, close: f.serverClose(), why: "refused"}
-	x.note(f.K.frame, f.K.file, "the SYN was refused (frame %d)", f.K.frame)
-	return x
 }
 
 // nothingFramed is for data that was never recognised as messages.

@@ -211,12 +211,23 @@ func neverAcknowledged(f *facts) *ruling {
 	if f.q.resp.began || f.serverAck > f.q.start || f.K.seen() || f.serverReset() || f.q.retrans < 3 {
 		return nil
 	}
-	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, by: NoParty, candidates: []Verdict{IdleBlackhole}, why: "the request was never acknowledged"}
+	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, by: NoParty, candidates: []Verdict{IdleBlackhole, PeerDead}, why: "the request was never acknowledged"}
 	x.note(f.q.frame, f.q.file, "the request (frame %d) was sent %d times and never acknowledged: the path, or the server, was gone", f.q.frame, f.q.retrans+1)
 	if f.q.hasIdle && f.q.idle >= time.Minute && f.missing&missingBytes == 0 {
 		// Who forgot cannot be seen: by stays NoParty.
 		x.verdict, x.confidence, x.candidates, x.why = IdleBlackhole, Strong, nil, ""
 		x.note(0, 0, "the connection had been idle for %s: what keeps state on the path had forgotten it, or the server's host had gone", short(f.q.idle))
+	}
+	if f.q.hasIdle && f.q.idle < 10*time.Second && f.missing&missingBytes == 0 {
+		switch {
+		case f.firstUse(): // SYN cookies leave a full accept queue without a trace
+			x.candidates = []Verdict{AcceptQueueOverflow, PeerDead}
+		case f.others > f.q.time:
+			x.note(0, 0, "meanwhile the server accepted another connection of this client: neither its host nor the path was gone")
+		case f.q.retrans >= deadAfter:
+			x.verdict, x.confidence, x.candidates, x.why = PeerDead, Strong, nil, ""
+			x.note(0, 0, "the connection had been in use %s before: too short a time for anything on the path to forget it", short(f.q.idle))
+		}
 	}
 	return x
 }
@@ -250,11 +261,11 @@ func staleConnection(f *facts) *ruling {
 	}
 	if f.firstUse() && f.q.hasIdle && f.q.idle < freshLimit {
 		x := &ruling{verdict: Ambiguous, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose(),
-			candidates: []Verdict{ClosedOnAccept, AbortBeforeResponse}, why: "refused on a fresh connection, and no close was captured"}
+			candidates: []Verdict{ClosedOnAccept, AbortBeforeResponse, FirewallReject}, why: "refused on a fresh connection, and no close was captured"}
 		x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d), the first on a fresh connection: nobody had accepted it, or had already let it go", rst.frame, rst.off, rst.off, f.q.frame)
 		return x
 	}
-	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, candidates: []Verdict{StaleConnection, IdleRace, LateReuse}, why: "refused, and no close was captured"}
+	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, candidates: []Verdict{StaleConnection, IdleRace, LateReuse, FirewallReject}, why: "refused, and no close was captured"}
 	x.close = &closing{kind: ReplyReset, off: rst.off, time: rst.time, frame: rst.frame, file: rst.file}
 	x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d): there was no socket for it, and the request was refused", rst.frame, rst.off, rst.off, f.q.frame)
 	if f.missing != 0 || !f.q.hasIdle || f.firstUse() {
@@ -268,9 +279,9 @@ func staleConnection(f *facts) *ruling {
 	case f.conn.Vantage == AtClient && f.server.rtt > 5*time.Millisecond && after < f.server.rtt*2/5:
 		x.confidence, x.by = Strong, Middlebox
 		x.note(rst.frame, rst.file, "it came %s after the request, and the server is %s away: something nearer sent it", short(after), short(f.server.rtt))
-	case f.ttl != 0 && rst.ttl != f.ttl:
+	case f.headers[1].off(rst.ttl) > 0:
 		x.confidence, x.by = Strong, Middlebox
-		x.note(rst.frame, rst.file, "its TTL is %d and the server's segments have %d: something else on the path sent it", rst.ttl, f.ttl)
+		x.note(rst.frame, rst.file, "its TTL is %d and the server's segments have %s: something else on the path sent it", rst.ttl, f.headers[1].ttls())
 	case f.q.idle >= time.Minute:
 		x.confidence = Strong
 	case f.q.idle >= 10*time.Second:

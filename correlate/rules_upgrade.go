@@ -73,7 +73,7 @@ func (f *facts) endOf() *closing {
 // closeFrames returns the close frame that was sent first, and who sent it: the
 // one whose segment does not acknowledge the other's.
 func (f *facts) closeFrames() (*closeFrame, Party) {
-	c, s := &f.up.dir[f.clientIs].close, &f.up.dir[1-f.clientIs].close
+	c, s := &f.up.dir[f.client].close, &f.up.dir[1-f.client].close
 	switch {
 	case !c.seen && !s.seen:
 		return nil, NoParty
@@ -91,7 +91,7 @@ func (f *facts) left(k *closing) *Upgraded {
 	if f.up == nil {
 		return nil
 	}
-	c, s := &f.up.dir[f.clientIs], &f.up.dir[1-f.clientIs]
+	c, s := &f.up.dir[f.client], &f.up.dir[1-f.client]
 	u := &Upgraded{Protocol: f.up.protocol, Tunnel: f.server.tunnel()}
 	if cf, by := f.closeFrames(); cf != nil {
 		u.Close = &CloseFrame{By: by, Code: int(cf.code), Reason: cf.reason, Frame: cf.frame, Answered: c.close.seen && s.close.seen}
@@ -115,10 +115,10 @@ func (f *facts) left(k *closing) *Upgraded {
 
 // pinged is when the first ping was sent that no pong answered.
 func (f *facts) pinged() (at capture.Time) {
-	if s := &f.up.dir[1-f.clientIs]; s.pings > 0 {
+	if s := &f.up.dir[1-f.client]; s.pings > 0 {
 		return s.ping
 	}
-	return f.up.dir[f.clientIs].ping
+	return f.up.dir[f.client].ping
 }
 
 // fits reports whether the connection ended when the tunnel timeout was due.

@@ -31,6 +31,12 @@ type server struct {
 	lingers    bool          // it was seen to acknowledge requests after its own FIN
 	limits     map[int]limit // of closes right after the nth response
 	tunnels    *learner      // the same for upgraded connections, from the last bytes to the end; nil if there were none
+
+	header   ipHeader     // of its SYN-ACKs
+	host     *ipHeader    // the same of all servers with this address
+	accepted capture.Time // its latest SYN-ACK to a new connection; 0 if there was none
+	refused  capture.Time // the latest SYN that was refused in its name; 0 if none was
+	dropped  drops
 }
 
 // A limit says how often a server closed right after its nth response. Closes
@@ -58,7 +64,7 @@ func (t *Tracker) serverOf(c *conn) *server {
 		e := c.ep[1-c.clientSide()]
 		s := t.servers[e]
 		if s == nil {
-			s = &server{}
+			s = &server{host: t.hostOf(e.Addr)}
 			if len(t.servers) < maxServers {
 				t.servers[e] = s
 			}
@@ -66,6 +72,18 @@ func (t *Tracker) serverOf(c *conn) *server {
 		c.server = s
 	}
 	return c.server
+}
+
+// hostOf returns what is known of the servers at an address.
+func (t *Tracker) hostOf(addr [16]byte) *ipHeader {
+	h := t.hosts[addr]
+	if h == nil {
+		h = &ipHeader{}
+		if len(t.hosts) < maxServers {
+			t.hosts[addr] = h
+		}
+	}
+	return h
 }
 
 // reused notes that the client sent a request after the connection was idle for

@@ -32,6 +32,9 @@ const (
 	// a request depends on it, and short connections take half as long again where
 	// a second's worth of them waits, since no cache holds so many.
 	lingerIdle = 100 * time.Millisecond
+	// lingerOdd is the same where the reset that ended it may not be its
+	// sender's, or may not have been taken: what the ends do next tells.
+	lingerOdd = 5 * time.Second
 	// timerWait is how long a verdict that only lacks the server's idle timer
 	// waits for it to be learned.
 	timerWait = 2 * time.Minute
@@ -64,7 +67,9 @@ type Tracker struct {
 	who       who        // of the head that is being read
 	requests  []*request // to be used again
 	ends      []*ends    // the same
-	live      int        // requests in use
+	resets    []*resetTrace
+	accepts   [1024]accept
+	live      int // requests in use
 	hand      int
 	pendBytes int
 	pieces    int // that wait to be framed
@@ -72,12 +77,15 @@ type Tracker struct {
 
 	ended     waitingLine             // connections that ended with a request outstanding
 	endedIdle waitingLine             // those that ended without
+	endedOdd  waitingLine             // see lingerOdd
 	gone      map[uint64]capture.Time // last segments of reported connections, by longHash
 	goneOrder [maxGone]uint64         // its keys, a ring
 	nextGone  int
 	held      []held // verdicts that wait for a timer
 
 	servers map[capture.Endpoint]*server
+	hosts   map[[16]byte]*ipHeader // of their SYN-ACKs, whatever the port
+	crowds  map[crowd]int
 	counts  map[countKey]*VerdictCount
 	reasons map[countKey]map[string]uint64
 	sum     Summary
@@ -121,6 +129,8 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 		gone:    map[uint64]capture.Time{},
 		agents:  newAgents(),
 		servers: map[capture.Endpoint]*server{},
+		hosts:   map[[16]byte]*ipHeader{},
+		crowds:  map[crowd]int{},
 		counts:  map[countKey]*VerdictCount{},
 		reasons: map[countKey]map[string]uint64{},
 	}
@@ -134,7 +144,7 @@ func (t *Tracker) Add(s *capture.Segment) {
 	t.clocks[s.File] = max(t.clocks[s.File], s.Time)
 	if s.Time > t.now {
 		t.now = s.Time
-		if t.ended.len()+t.endedIdle.len()+len(t.held) > 0 {
+		if t.ended.len()+t.endedIdle.len()+t.endedOdd.len()+len(t.held) > 0 {
 			t.release()
 			t.releaseHeld()
 		}
@@ -177,6 +187,9 @@ func (t *Tracker) again(c *conn, s *capture.Segment, d int) *conn {
 		if h.based && s.Seq == h.base && c.startSeen {
 			return c // sent again
 		}
+		if r := c.half[1-d].reset; r != nil && c.half[d].packets == 0 && r.raw == s.Seq+1 && s.Time.Sub(r.time) < moment {
+			return t.refusedBefore(c, s, r)
+		}
 		if c.ended != 0 || c.half[0].fin.seen() || c.half[1].fin.seen() || (c.responses+c.requests == 0 && !c.startSeen && c.half[0].next+c.half[1].next <= 2) {
 			return t.replace(c, s)
 		}
@@ -197,6 +210,20 @@ func (t *Tracker) again(c *conn, s *capture.Segment, d int) *conn {
 		return n
 	}
 	return c
+}
+
+// refusedBefore handles a SYN whose refusal, which opened c, was captured first.
+func (t *Tracker) refusedBefore(c *conn, s *capture.Segment, r *resetTrace) *conn {
+	rst := capture.Segment{Time: s.Time, Src: s.Dst, Dst: s.Src, Ack: r.raw, Flags: capture.RST | capture.ACK, TTL: r.ttl, IPID: r.ipid, WScale: -1, Frame: r.frame, File: int(r.file)}
+	t.order.close(c.place, t.emit)
+	t.discard(c)
+	t.recycle(c)
+	t.sum.Connections--
+	n := t.open(s, t.table.hash(&s.Src, &s.Dst))
+	t.last = n
+	n.segment(t, s, 0)
+	n.segment(t, &rst, 1)
+	return nil
 }
 
 // late reports whether s only follows a connection that was reported already: the
@@ -322,6 +349,9 @@ func (t *Tracker) strip(c *conn) {
 		t.stored -= cap(h.buf)
 		h.buf, h.pend = nil, nil
 		if h.ends != &notClosed {
+			if h.reset != nil {
+				t.resets = append(t.resets, h.reset)
+			}
 			t.ends = append(t.ends, h.ends)
 			h.ends = &notClosed
 		}
@@ -338,9 +368,12 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	}
 	c.state = ending
 	c.place = t.order.open()
-	if len(c.queue) > 0 {
+	switch {
+	case c.half[0].reset.odd() || c.half[1].reset.odd():
+		t.endedOdd.add(c)
+	case len(c.queue) > 0 || c.responses == 0 && c.serverHalf().reset != nil:
 		t.ended.add(c)
-	} else {
+	default:
 		t.endedIdle.add(c)
 	}
 }
@@ -349,6 +382,7 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 func (t *Tracker) release() {
 	t.releaseAfter(&t.endedIdle, lingerIdle)
 	t.releaseAfter(&t.ended, linger)
+	t.releaseAfter(&t.endedOdd, lingerOdd)
 }
 
 func (t *Tracker) releaseAfter(line *waitingLine, wait time.Duration) {
@@ -484,7 +518,7 @@ func (t *Tracker) Tick(now capture.Time) {
 
 // Finish ends the capture: everything that can still be judged is.
 func (t *Tracker) Finish() {
-	ended := append(t.ended.conns[t.ended.next:], t.endedIdle.conns[t.endedIdle.next:]...)
+	ended := slices.Concat(t.ended.conns[t.ended.next:], t.endedIdle.conns[t.endedIdle.next:], t.endedOdd.conns[t.endedOdd.next:])
 	slices.SortFunc(ended, func(a, b lingering) int {
 		return cmp.Or(cmp.Compare(a.c.ended, b.c.ended), cmp.Compare(a.id, b.id))
 	})
@@ -493,7 +527,7 @@ func (t *Tracker) Finish() {
 			t.finish(e.c, false)
 		}
 	}
-	t.ended, t.endedIdle = waitingLine{}, waitingLine{}
+	t.ended, t.endedIdle, t.endedOdd = waitingLine{}, waitingLine{}, waitingLine{}
 	var rest []*conn
 	for _, c := range t.all {
 		if c.state == open || c.state == ending {

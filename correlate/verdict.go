@@ -64,6 +64,16 @@ const (
 	// PipelinedLost: the server closed after its answer to an earlier request of
 	// the pipeline.
 	PipelinedLost
+	// ConnectRefused: the SYN was refused.
+	ConnectRefused
+	// ConnectTimeout: the SYN was sent again and never answered.
+	ConnectTimeout
+	// AcceptQueueOverflow: the server's queue of connections to be accepted was
+	// full. The modifier tells the form: syn-dropped, ack-dropped, or
+	// abort-on-overflow.
+	AcceptQueueOverflow
+	// BacklogDropped: the listener was closed with the connection in its queue.
+	BacklogDropped
 	// ClosedOnAccept: the server closed a fresh connection without reading anything.
 	ClosedOnAccept
 
@@ -79,6 +89,16 @@ const (
 	ClientAbortMidResponse
 	// ClientAbortMidUpload: the client gave up inside its own request.
 	ClientAbortMidUpload
+
+	// InjectedReset: a reset came in the name of an end that did not send it.
+	InjectedReset
+	// FirewallReject: something between the ends refused the connection, or a
+	// segment of it, in the server's name.
+	FirewallReject
+	// PeerDead: one end fell silent, and nothing that was sent to it came through.
+	PeerDead
+	// IgnoredReset: a reset had no effect, and the connection went on.
+	IgnoredReset
 
 	// CleanClose: FINs with nothing outstanding.
 	CleanClose
@@ -128,12 +148,20 @@ var verdictNames = [numVerdicts]struct{ id, family string }{
 	ServerNeverAnswered:       {"server-never-answered", "server-abort"},
 	RequestTimeout:            {"request-timeout", "server-abort"},
 	PipelinedLost:             {"pipelined-lost", "server-abort"},
+	ConnectRefused:            {"connect-refused", "connect"},
+	ConnectTimeout:            {"connect-timeout", "connect"},
+	AcceptQueueOverflow:       {"accept-queue-overflow", "connect"},
+	BacklogDropped:            {"backlog-dropped", "connect"},
 	ClosedOnAccept:            {"closed-on-accept", "connect"},
 	ProtocolMismatch:          {"protocol-mismatch", "protocol"},
 	TLSHandshakeFailed:        {"tls-handshake-failed", "protocol"},
 	ClientAbortBeforeResponse: {"client-abort-before-response", "client-abort"},
 	ClientAbortMidResponse:    {"client-abort-mid-response", "client-abort"},
 	ClientAbortMidUpload:      {"client-abort-mid-upload", "client-abort"},
+	InjectedReset:             {"injected-reset", "network"},
+	FirewallReject:            {"firewall-reject", "network"},
+	PeerDead:                  {"peer-dead", "network"},
+	IgnoredReset:              {"ignored-reset", "network"},
 	CleanClose:                {"clean-close", "clean"},
 	SimultaneousClose:         {"simultaneous-close", "clean"},
 	ResetAfterComplete:        {"reset-after-complete", "clean"},

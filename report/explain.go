@@ -21,6 +21,7 @@ var familyNames = map[string]string{
 	"client-abort": "the client ended an exchange that was under way",
 	"connect":      "a connection that came to nothing",
 	"protocol":     "the two ends do not speak the same protocol",
+	"network":      "something between the ends, or an end that fell silent",
 	"clean":        "nothing was lost (shown with --all)",
 	"unknown":      "no verdict, and no accusation",
 }

@@ -5,6 +5,7 @@ import (
 
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"unicode"
 	"unicode/utf8"
@@ -112,6 +113,8 @@ type jsonClose struct {
 	Kind  string `json:"kind"`
 	Frame uint64 `json:"frame,omitempty"`
 	Ack   *int64 `json:"ack,omitempty"`
+	// Hexadecimal, at most the first 64 bytes; the evidence says what it means.
+	Payload string `json:"reset_payload,omitempty"`
 }
 
 type jsonTimer struct {
@@ -163,6 +166,8 @@ type jsonSummary struct {
 	LongestWait *float64 `json:"longest_wait_seconds,omitempty"`
 	Lost        uint64   `json:"lost"`
 	LostOn      uint64   `json:"lost_connections"`
+	Unopened    uint64   `json:"unopened_connections"`
+	Unlisted    uint64   `json:"unlisted_connections"`
 
 	Verdicts []jsonCount       `json:"verdicts"`
 	Timers   []jsonServerTimer `json:"idle_timers"`
@@ -212,7 +217,7 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 		Server:     endpoint(f.Connection.Server),
 		Connection: connection(f),
 		ClosedBy:   f.ClosedBy.String(),
-		Close:      jsonClose{Kind: f.Close.Kind.String(), Frame: f.Close.Frame},
+		Close:      jsonClose{Kind: f.Close.Kind.String(), Frame: f.Close.Frame, Payload: fmt.Sprintf("%x", f.Close.Payload)},
 		Modifiers:  f.Modifiers,
 	}
 	for _, v := range f.Candidates {
@@ -270,7 +275,7 @@ func (j *JSON) Summary(s *Summary) error {
 		Undecodable: c.Undecodable, FirstBad: c.FirstBad, Fragments: c.Fragments,
 		Duplicates: k.Duplicates, Late: k.Late,
 		Connections: k.Connections, Opaque: k.Opaque, StillOpen: k.StillOpen, Evicted: k.Evicted,
-		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Gaps: k.Gaps, Lost: k.Lost, LostOn: k.LostOn,
+		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Gaps: k.Gaps, Lost: k.Lost, LostOn: k.LostOn, Unopened: k.Unopened, Unlisted: k.Unlisted,
 		Verdicts: []jsonCount{}, Timers: []jsonServerTimer{},
 	}
 	out.Complete = out.Reason == ""

@@ -80,8 +80,8 @@ func headline(s *Summary) string {
 		if k.Unjudged > 0 {
 			unjudged = ", and " + group(k.Unjudged) + " cannot be judged"
 		}
-		return fmt.Sprintf("%s of %s %s lost on %s of %s%s %s",
-			group(k.Lost), plural(k.Requests, "request", "requests"), were, group(k.LostOn), connections, unjudged, seen)
+		return fmt.Sprintf("%s of %s %s lost on %s of %s%s%s %s",
+			group(k.Lost), plural(k.Requests, "request", "requests"), were, group(k.LostOn), connections, unjudged, unopened(k), seen)
 	case k.Requests > 0:
 		answered := k.Requests - min(k.Waiting+k.Unjudged, k.Requests)
 		all := "all " + group(k.Requests) + " requests"
@@ -96,16 +96,30 @@ func headline(s *Summary) string {
 			were = "was"
 		}
 		if k.Unjudged > 0 {
-			return fmt.Sprintf("nothing known to be lost, but %s of %s on %s cannot be judged %s",
-				group(k.Unjudged), plural(k.Requests, "request", "requests"), connections, seen)
+			return fmt.Sprintf("nothing known to be lost, but %s of %s on %s cannot be judged%s %s",
+				group(k.Unjudged), plural(k.Requests, "request", "requests"), connections, unopened(k), seen)
+		}
+		if k.Unopened > 0 {
+			return fmt.Sprintf("%s of %s could not be opened; %s %s answered %s", group(k.Unopened), connections, all, were, seen)
 		}
 		return fmt.Sprintf("nothing lost: %s on %s %s answered %s", all, connections, were, seen)
+	case k.Unopened > 0:
+		return fmt.Sprintf("%s of %s could not be opened; no HTTP/1 request was seen %s", group(k.Unopened), connections, seen)
 	case k.Connections > 0:
 		return fmt.Sprintf("nothing to judge: no HTTP/1 request on %s %s", connections, seen)
 	case s.Capture.Filtered > 0:
 		return fmt.Sprintf("nothing to judge: no TCP segment passed the filter %s", seen)
 	}
 	return fmt.Sprintf("nothing to judge: no TCP in this capture %s", seen)
+}
+
+// unopened says, to be added to a clause, how many connections failed before there was
+// a request to be lost; nothing if none did.
+func unopened(k *correlate.Summary) string {
+	if k.Unopened == 0 {
+		return ""
+	}
+	return ", and " + plural(k.Unopened, "connection", "connections") + " could not be opened"
 }
 
 // split divides counts into those with lost requests or worth a look, those
@@ -159,18 +173,55 @@ func verdictTable(counts []correlate.VerdictCount) []string {
 	}
 	t := table{right: []bool{false, true, true, true}}
 	t.add("verdict", "lost", "connections", "proven", "server")
-	for _, c := range counts[:min(maxVerdictRows, len(counts))] {
+	counts, ports := byHost(counts)
+	for i, c := range counts[:min(maxVerdictRows, len(counts))] {
 		proven := group(c.Proven)
 		if c.Verdict.Family() == "unknown" {
 			proven = "–"
 		}
 		server := serverName(c.Server)
+		if ports[i] > 1 {
+			server = c.Server.AddrPort().Addr().String() + ", " + plural(uint64(ports[i]), "port", "ports")
+		}
 		if c.Reason != "" {
 			server += "   (" + printable(c.Reason) + ")"
 		}
 		t.add(c.Verdict.String(), group(c.Lost), group(c.Connections), proven, server)
 	}
 	return append(t.lines(), more(len(counts)-maxVerdictRows)...)
+}
+
+// maxPorts is how many ports of an address have rows of their own where nothing
+// was lost: more are a scan.
+const maxPorts = 3
+
+// byHost adds up what failed in the same way, with nothing lost, on many ports of
+// one address, and says for each row how many ports it stands for.
+func byHost(counts []correlate.VerdictCount) (rows []correlate.VerdictCount, ports []int) {
+	type host struct {
+		verdict correlate.Verdict
+		addr    [16]byte
+	}
+	all, row := map[host]int{}, map[host]int{}
+	for _, c := range counts {
+		if c.Lost == 0 {
+			all[host{c.Verdict, c.Server.Addr}]++
+		}
+	}
+	for _, c := range counts {
+		h := host{c.Verdict, c.Server.Addr}
+		if c.Lost > 0 || all[h] <= maxPorts {
+			rows, ports = append(rows, c), append(ports, 1)
+		} else if i, ok := row[h]; ok {
+			rows[i].Connections += c.Connections
+			rows[i].Proven += c.Proven
+			ports[i]++
+		} else {
+			row[h] = len(rows)
+			rows, ports = append(rows, c), append(ports, 1)
+		}
+	}
+	return rows, ports
 }
 
 // serverName returns the address of a server, or what stands for those beyond the
@@ -341,6 +392,9 @@ func remarks(s *Summary, loc *time.Location) []string {
 			note += "; " + plural(k.Waiting, "request was", "requests were") + " waiting for an answer, up to " + seconds(k.LongestWait)
 		}
 		notes = append(notes, note)
+	}
+	if k.Unlisted > 0 {
+		notes = append(notes, plural(k.Unlisted, "connection", "connections")+" that could not be opened, like others above, only counted (--all shows them)")
 	}
 	if k.Opaque > 0 {
 		notes = append(notes, plural(k.Opaque, "connection", "connections")+" carried something other than HTTP/1 (HTTP/2, …)")

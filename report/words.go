@@ -44,7 +44,7 @@ func (c Codes) Lines() []Line {
 // WordsOf returns the words of v.
 func WordsOf(v correlate.Verdict) Words {
 	for _, words := range []map[correlate.Verdict]Words{
-		raceWords, staleWords, serverWords, protocolWords, clientWords, cleanWords, unknownWords,
+		raceWords, staleWords, serverWords, protocolWords, clientWords, connectWords, networkWords, cleanWords, unknownWords,
 	} {
 		if w, ok := words[v]; ok {
 			if w.Logs == nil {

@@ -53,7 +53,7 @@ func TestNoVerdictLacksWords(t *testing.T) {
 // TestEveryVerdictHasItsOwnWords notices a verdict that got those of Unknown
 // because it is in no table.
 func TestEveryVerdictHasItsOwnWords(t *testing.T) {
-	n := len(raceWords) + len(staleWords) + len(serverWords) + len(protocolWords) + len(clientWords) + len(cleanWords) + len(unknownWords)
+	n := len(raceWords) + len(staleWords) + len(serverWords) + len(clientWords) + len(protocolWords) + len(connectWords) + len(networkWords) + len(cleanWords) + len(unknownWords)
 	if want := len(correlate.Verdicts()); n != want {
 		t.Errorf("words for %d verdicts of %d", n, want)
 	}
