@@ -53,9 +53,9 @@ func TestClientProduct(t *testing.T) {
 	} {
 		var found []*Finding
 		tr := New(Config{}, func(f *Finding) { found = append(found, f) })
-		c := lostBy(t, tr, &found, 1, tt.heads...).Connection
-		if c.ClientProduct != tt.product || c.ClientForwards != tt.forwards {
-			t.Errorf("%q: got %q, forwards %v", tt.heads, c.ClientProduct, c.ClientForwards)
+		c := lostBy(t, tr, &found, 1, tt.heads...).Programs
+		if c.Client != tt.product || c.ClientForwards != tt.forwards {
+			t.Errorf("%q: got %q, forwards %v", tt.heads, c.Client, c.ClientForwards)
 		}
 	}
 }

@@ -32,6 +32,7 @@ type facts struct {
 	upgraded             bool
 	up                   *upgrade // nil unless upgraded
 	missing              missing
+	agent                uint16 // see conn.agent
 
 	K, Kc      closing    // first FIN, else first RST with an acknowledgement
 	rstS, rstC closing    // first such RST
@@ -87,7 +88,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.now, f.time, f.atEnd = t.now, c.ended, atEnd && c.ended == 0
 	f.openTime, f.requests, f.responses = c.openTime, c.requests, c.responses
 	f.announced, f.untracked, f.upgraded, f.missing = c.announced, c.untracked, c.upgraded, c.missing
-	f.startBare, f.ackSeen = c.startBare, c.ackSeen
+	f.startBare, f.ackSeen, f.agent = c.startBare, c.ackSeen, c.agent
 	f.up = c.up
 	f.rstS, f.rstC, f.replies, f.refusals = sh.rst, ch.rst, sh.resets(), ch.resets()
 	f.clientSeen, f.serverSeen = ch.packets > 0, sh.packets > 0
@@ -127,9 +128,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.conn = Connection{
 		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
 		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
-		Protocol:      c.protocol.String(),
-		ClientProduct: t.agents.names[c.agent], ClientForwards: c.agent == forwarded,
-		ServerProduct: f.server.product, ServerVia: f.server.via,
+		Protocol: c.protocol.String(),
 	}
 	if c.tls != nil {
 		t.gatherTLS(c, f)

@@ -17,6 +17,7 @@ type Finding struct {
 	Candidates []Verdict // for Ambiguous: what fits
 
 	Connection Connection
+	Programs   Programs
 	Request    *Request  // the lost request; else the connection's last one; nil if it carried none
 	Response   *Response // as far as there was one to Request; nil if there was none
 
@@ -47,16 +48,20 @@ type Connection struct {
 	HasRTT         bool
 	Vantage        Vantage
 	Files          []int // the files (Segment.File) that its frames are in
+}
 
-	// ClientProduct is the client's User-Agent up to the first comment, such as
+// Programs are what the ends of a connection call themselves.
+type Programs struct {
+	// Client is the client's User-Agent up to the first comment, such as
 	// Go-http-client/1.1; "" if it has none, or if the client forwards.
-	ClientProduct string
+	Client string
 	// ClientForwards says that the client is a proxy: its requests have header
 	// fields that only proxies add (Via, Forwarded, X-Forwarded-…), or several
 	// different User-Agents.
 	ClientForwards bool
-	// ServerProduct and ServerVia are as in Timer, which there may not be.
-	ServerProduct, ServerVia string
+	// Server and ServerVia are Timer.Product and Timer.Via, also where there is no
+	// Timer.
+	Server, ServerVia string
 }
 
 // TLS is what the handshake of TLS shows in clear.
@@ -217,7 +222,7 @@ type ServerTimer struct {
 
 // A ClientCount counts the connections of one client program to a server.
 type ClientCount struct {
-	Product     string // see Connection.ClientProduct
-	Forwards    bool   // see Connection.ClientForwards
+	Product     string // see Programs.Client
+	Forwards    bool   // see Programs.ClientForwards
 	Connections uint64
 }

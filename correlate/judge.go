@@ -125,6 +125,7 @@ func (t *Tracker) report(f *facts, r ruling) {
 	if x.Upgraded = f.left(r.close); x.Upgraded != nil && x.Upgraded.Abnormal {
 		t.sum.Abnormal++
 	}
+	x.Programs = Programs{t.agents.names[f.agent], f.agent == forwarded, f.server.product, f.server.via}
 	if f.hasRequest {
 		q := &f.q
 		x.Request = &Request{Method: q.method(), Target: q.target(), Host: q.host(), Number: q.number,

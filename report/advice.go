@@ -21,18 +21,18 @@ type hop struct {
 }
 
 func hopOf(f *correlate.Finding) hop {
-	c := &f.Connection
-	t := correlate.Timer{Product: c.ServerProduct, Via: c.ServerVia}
+	p := &f.Programs
+	t := correlate.Timer{Product: p.Server, Via: p.ServerVia}
 	if f.Timer != nil {
 		t = *f.Timer
 	}
-	h := hop{server: serverLimit(&t), client: clientLimit(c.ClientProduct), agent: c.ClientProduct, forwards: c.ClientForwards}
+	h := hop{server: serverLimit(&t), client: clientLimit(p.Client), agent: p.Client, forwards: p.ClientForwards}
 	if f.HasIdle && f.Request != nil {
 		h.used = f.Idle
 	}
 	if f.Timer != nil {
 		// Without a handshake the round-trip time is 0, as it may be.
-		h.idle = ClientIdle(f.Timer, c.HandshakeRTT)
+		h.idle = ClientIdle(f.Timer, f.Connection.HandshakeRTT)
 	}
 	return h
 }

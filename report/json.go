@@ -239,9 +239,8 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 	if f.Close.HasAck {
 		out.Close.Ack = new(f.Close.Ack)
 	}
-	c := &f.Connection
-	out.Client.Product, out.Client.IsProxy = c.ClientProduct, c.ClientForwards
-	out.Server.Product, out.Server.Via = c.ServerProduct, c.ServerVia
+	out.Client.Product, out.Client.IsProxy = f.Programs.Client, f.Programs.ClientForwards
+	out.Server.Product, out.Server.Via = f.Programs.Server, f.Programs.ServerVia
 	if f.Timer != nil {
 		out.Timer = new(timer(f.Timer))
 	}

@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +14,7 @@ import (
 
 // TestEveryModifierHasAMeaning reads which modifiers package correlate adds.
 func TestEveryModifierHasAMeaning(t *testing.T) {
-	packages, err := parser.ParseDir(token.NewFileSet(), "../correlate", nil, 0)
+	files, err := filepath.Glob("../correlate/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,11 @@ func TestEveryModifierHasAMeaning(t *testing.T) {
 			used = append(used, "const "+e.Name)
 		}
 	}
-	for _, file := range packages["correlate"].Files {
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.ValueSpec:

@@ -31,8 +31,8 @@ func race() *correlate.Finding {
 			ID: 12, Client: addr("10.0.3.7:41822"), Server: addr("10.0.9.2:8080"),
 			Start: at(14, 1, 3, 0), StartSeen: true, Requests: 17, Responses: 16, Protocol: "http/1.1",
 			HandshakeRTT: 1200 * time.Microsecond, HasRTT: true, Vantage: correlate.AtClient, Files: []int{0},
-			ClientProduct: "Go-http-client/1.1",
 		},
+		Programs: correlate.Programs{Client: "Go-http-client/1.1"},
 		Request: &correlate.Request{
 			Method: "POST", Target: "/orders", Number: 17, Time: at(14, 2, 11, 330000),
 			Frame: 1042, Bytes: 87, Complete: true,
@@ -115,8 +115,7 @@ func TestFixNamesTheProduct(t *testing.T) {
 	} {
 		f := race()
 		f.Verdict = tt.verdict
-		c := &f.Connection
-		c.ServerProduct, c.ServerVia, c.ClientProduct, c.ClientForwards = tt.server, tt.via, tt.client, tt.proxy
+		f.Programs = correlate.Programs{Client: tt.client, ClientForwards: tt.proxy, Server: tt.server, ServerVia: tt.via}
 		f.Timer = &correlate.Timer{Timeout: 6 * time.Second, Closes: 10, Product: tt.server, Via: tt.via}
 		got := Fix(f)
 		if !strings.Contains(got, tt.want) || tt.never != "" && strings.Contains(got, tt.never) {
