@@ -14,6 +14,7 @@ const OrderingRule = "a client keeps idle connections for less than its server's
 // A hop is what is known of both ends of a connection whose idle timeouts met.
 type hop struct {
 	server, client *idleLimit    // nil where they do not say who they are
+	agrees         bool          // the measured timeout is one that the server's product has, or says it has
 	agent          string        // the client's User-Agent, up to the first comment
 	forwards       bool          // the client is a proxy
 	used           time.Duration // the client used a connection that long idle; 0 if it is not known
@@ -26,7 +27,7 @@ func hopOf(f *correlate.Finding) hop {
 	if f.Timer != nil {
 		t = *f.Timer
 	}
-	h := hop{server: serverLimit(&t), client: clientLimit(p.Client), agent: p.Client, forwards: p.ClientForwards}
+	h := hop{server: serverLimit(&t), agrees: LooksLike(&t) != "", client: clientLimit(p.Client), agent: p.Client, forwards: p.ClientForwards}
 	if f.HasIdle && f.Request != nil {
 		h.used = f.Idle
 	}
@@ -93,6 +94,8 @@ func (h *hop) changeServer() string {
 		return "raise the server's idle timeout above the client's"
 	case k.setting == "":
 		return "raise the server's idle timeout (" + k.product + ") above the client's"
+	case !h.agrees:
+		return "raise the server's " + k.setting + " (" + k.product + ", as its header says, unless a proxy that hands that on is what closes) above the client's"
 	default:
 		return "raise the server's " + k.setting + " (" + k.product + ") above the client's"
 	}

@@ -107,7 +107,7 @@ func TestFixNamesTheProduct(t *testing.T) {
 		{correlate.ClosedOnAccept, "nginx", "", "", false, "; nginx: limit_conn", ""},
 		{correlate.ClientAbortBeforeResponse, "nginx", "", "Go-http-client/1.1", false, "; Go client: http.Client.Timeout", "nginx"},
 		{correlate.ClientAbortBeforeResponse, "", "", "python-requests/2.31.0", false, "; Python client: requests: timeout=", ""},
-		{correlate.IdleRace, "nginx", "", "Go-http-client/1.1", false, "set the client's Transport.IdleConnTimeout (Go net/http) below 5 s, or raise the server's keepalive_timeout (nginx) above", ""},
+		{correlate.IdleRace, "nginx", "", "Go-http-client/1.1", false, "set the client's Transport.IdleConnTimeout (Go net/http) below 5 s, or raise the server's keepalive_timeout (nginx, as its header says, unless", ""},
 		{correlate.IdleRace, "nginx", "", "python-requests/2.31.0", false, "the client (requests, urllib3) has no limit to set: mount a Retry, or renew the Session, or raise the server's keepalive_timeout", ""},
 		{correlate.IdleRace, "", "", "", true, "in the proxy that is the client (nginx: keepalive_timeout in upstream {}", ""},
 		{correlate.IdleRace, "", "", "unheard-of/1.0", false, "keep idle connections for less than 5 s in the client (Go: Transport.IdleConnTimeout), or raise the server's idle timeout", "unheard-of"},

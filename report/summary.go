@@ -335,7 +335,7 @@ func timerAdvice(sum *Summary) []string {
 	var b strings.Builder
 	line := func(name, text string) { entry(&b, "  "+name+strings.Repeat(" ", width-len(name)), text, summaryWidth) }
 	for _, s := range shown {
-		h := hop{server: serverLimit(&s.Timer), idle: ClientIdle(&s.Timer, sum.RTT[s.Server])}
+		h := hop{server: serverLimit(&s.Timer), agrees: LooksLike(&s.Timer) != "", idle: ClientIdle(&s.Timer, sum.RTT[s.Server])}
 		name := s.Server.String()
 		if who := h.clients(s.Clients); who != "" {
 			line(name, who)

@@ -54,6 +54,12 @@ func (k *idleLimit) fits(t *correlate.Timer, d time.Duration) bool {
 	return over >= -5*time.Millisecond && over <= max(k.slack, tight) && t.Spread <= max(k.slack, tight)
 }
 
+// name is what sets the timeout of k: uvicorn's --timeout-keep-alive.
+func (k *idleLimit) name() string {
+	own, _, _ := strings.Cut(k.setting, " or ") // the other is a setting of what may run it
+	return k.product + "'s " + own
+}
+
 // LooksLike names the product or setting whose idle timeout t resembles, or "".
 // A product is named for its number only where what the server says of itself
 // agrees; else all are listed that have that number by default.
@@ -65,19 +71,19 @@ func LooksLike(t *correlate.Timer) string {
 	if t.Stated > 0 {
 		switch over := t.Timeout - t.Stated; {
 		case known != nil && known.plus > 0 && isSecondLater(t):
-			return known.product + "'s " + known.setting + " of " + setting(t.Stated) + " + " + setting(known.plus)
+			return known.name() + " of " + setting(t.Stated) + " + " + setting(known.plus)
 		case over < -50*time.Millisecond || over > tight:
 			// It is not what it says, and a default that happens to fit explains nothing.
 			return ""
 		case known != nil:
-			return known.product + "'s " + known.setting + " of " + setting(t.Stated) + ", as its Keep-Alive header says"
+			return known.name() + " of " + setting(t.Stated) + ", as its Keep-Alive header says"
 		}
 		return "what its Keep-Alive header says, timeout=" + setting(t.Stated)
 	}
 	if known != nil {
 		for _, d := range known.defaults {
 			if known.fits(t, d) {
-				return known.product + "'s " + known.setting + " of " + setting(d) + ", the default"
+				return known.name() + " of " + setting(d) + ", the default"
 			}
 		}
 		return ""
