@@ -442,7 +442,7 @@ func TestHeldVerdictsAreBounded(t *testing.T) {
 			k.send(srv, rst|ack, nil)
 		}
 		newTalk(tr, w, n+1).send(cli, syn, nil)
-		w.now = w.now.Add(linger)
+		w.now = w.now.Add(lingerOdd)
 		newTalk(tr, w, n+1).send(cli, syn, nil)
 		return tr, w
 	}

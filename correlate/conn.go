@@ -38,6 +38,7 @@ type conn struct {
 	pendingSYN uint32 // sequence number of a SYN that met this connection while it was open
 	preface    int32  // bytes of a PROXY protocol header before the first request
 	current    int32  // index in queue of the request whose response is being read; -1: none; -2: unasked
+	rtt        rtt    // the least time that the server took to acknowledge data, as seen here
 	firstOpen  int32  // how many requests at the head of queue have their whole response
 
 	id    uint64
@@ -51,8 +52,8 @@ type conn struct {
 	synTime, synAckTime, openTime capture.Time // first SYN, SYN-ACK, and the ACK of the latter; 0 if not seen
 	pendingTime                   capture.Time // of pendingSYN
 
-	requests  int
-	responses int
+	requests  int32
+	responses int32
 	queue     []*request // without a complete and acknowledged response, oldest first; the last of them is the latest
 	answered  *request   // the last request that left the queue; nil if none has
 	unasked   *response  // a response that no request had asked for; nil if there was none
@@ -337,7 +338,6 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.reset1(t, s, d, at)
 		return
 	}
-	h.header.note(s)
 	h.last, p.probes = s.Time, 0
 	off := h.rel(s.Seq)
 	at.resent = s.Len > 0 && h.top >= off+int64(s.Len) && s.Time.Sub(h.topTime) > moment
@@ -348,6 +348,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	if h.reset != nil {
 		h.wentOn(s, off, at)
 	}
+	h.header.note(s)
 	if past := off + int64(s.Len); past > h.top {
 		h.top, h.topTime = past, s.Time
 	} else if off < h.top && s.Len <= 1 {
@@ -356,6 +357,9 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	if at.hasAck {
 		if at.ack > h.ack || !h.ackSeen {
 			p.resends = 0
+			if at.ack == p.end && p.lastData != 0 && d != int(c.client) {
+				c.rtt = shorter(c.rtt, s.Time.Sub(p.lastData))
+			}
 			h.ack, h.ackSeen, h.ackTime = at.ack, true, s.Time
 			if len(c.queue) > 0 && d == int(c.client) {
 				c.settleAnswered(t)

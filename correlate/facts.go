@@ -23,7 +23,8 @@ type facts struct {
 	atEnd   bool         // the capture ended before the connection did
 
 	hasRTT               bool
-	serverRTT            time.Duration // from the place of capture to the server and back; 0 if not known
+	serverRTT            time.Duration // from the place of capture to the server and back, as the handshake showed it; 0 if not known
+	nearest              time.Duration // the least time in which the server acknowledged data, and its SYN; 0 if not both are known
 	openTime             capture.Time  // end of the handshake; 0 if not seen
 	requests, responses  int
 	announced, untracked bool
@@ -86,7 +87,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	*f = facts{} // and then field by field: a literal is built elsewhere and copied, a kilobyte of it
 	f.brief, f.server, f.counted = t.brief, t.serverOf(c), &t.counted
 	f.now, f.time, f.atEnd = t.now, c.ended, atEnd && c.ended == 0
-	f.openTime, f.requests, f.responses = c.openTime, c.requests, c.responses
+	f.openTime, f.requests, f.responses = c.openTime, int(c.requests), int(c.responses)
 	f.announced, f.untracked, f.upgraded, f.missing = c.announced, c.untracked, c.upgraded, c.missing
 	f.startBare, f.ackSeen, f.agent = c.startBare, c.ackSeen, c.agent
 	f.up = c.up
@@ -127,7 +128,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	}
 	f.conn = Connection{
 		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
-		Start: c.start, StartSeen: c.startSeen, Requests: c.requests, Responses: c.responses,
+		Start: c.start, StartSeen: c.startSeen, Requests: int(c.requests), Responses: int(c.responses),
 		Protocol: c.protocol.String(),
 	}
 	if c.tls != nil {
@@ -135,6 +136,9 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	}
 	if c.synTime != 0 && c.synAckTime != 0 {
 		f.serverRTT = max(c.synAckTime.Sub(c.synTime), 1)
+	}
+	if c.rtt > 0 && f.serverRTT > 0 {
+		f.nearest = min(f.serverRTT, time.Duration(c.rtt)*time.Microsecond)
 	}
 	if f.serverRTT > 0 && c.openTime >= c.synAckTime && c.ackSeen {
 		d1, d2 := c.synAckTime.Sub(c.synTime), c.openTime.Sub(c.synAckTime)

@@ -31,7 +31,7 @@ func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
 	c.requests++
 	r := t.newRequest()
 	c.queue = append(c.queue, r)
-	r.number = c.requests
+	r.number = int(c.requests)
 	r.start, r.end = off, off
 	r.time, r.lastTime = at.time, at.time
 	r.frame, r.file = at.frame, at.file

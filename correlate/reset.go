@@ -55,6 +55,7 @@ type resetTrace struct {
 	hasAck   bool
 	refusal  bool // it refuses a SYN
 	ttl      uint8
+	answers  uint8 // how many RSTs there were that may each answer another segment: their numbers were acknowledged
 	guesses  uint8 // how many RSTs followed whose sequence numbers lie ahead of everything sent
 	ipid     uint16
 	file     int32
@@ -70,6 +71,7 @@ type resetTrace struct {
 	quiet      time.Duration // since that end's latest segment; -1 if there was none
 	unasked    time.Duration // since the other end's latest segment; -1 if there was none
 	finFirst   bool          // that end had sent its FIN
+	answered   int64         // the highest number among answers
 	challenged bool          // the other end answered it with an acknowledgement, and was alive
 	over       bool          // what that end sent later is not looked at any more
 
@@ -105,6 +107,7 @@ func (c *conn) trace(t *Tracker, s *capture.Segment, d int, at stamp) {
 		if r.length == 0 {
 			r.carries(s)
 		}
+		r.answer(at, off, p)
 		return
 	}
 	if r == nil {
@@ -122,6 +125,14 @@ func (c *conn) trace(t *Tracker, s *capture.Segment, d int, at stamp) {
 		r.unasked = s.Time.Sub(p.last)
 	}
 	r.carries(s)
+	r.answer(at, off, p)
+}
+
+// answer counts a RST of the form that answers a segment.
+func (r *resetTrace) answer(at stamp, off int64, p *half) {
+	if !at.hasAck && off <= p.ack && (r.answers == 0 || off > r.answered) {
+		r.answers, r.answered = min(r.answers, 254)+1, off
+	}
 }
 
 // far reports whether the RST came from another distance than its sender's other
@@ -165,7 +176,7 @@ func (h *half) wentOn(s *capture.Segment, off int64, at stamp) {
 		return
 	}
 	fresh := end > h.top || at.hasAck && h.ackSeen && at.ack > h.ack
-	if !fresh && !(s.Len > 1 && end > r.off && since > resendWait && s.IPID != h.header.id) {
+	if !fresh && !(s.Len > 1 && since > resendWait && s.IPID != h.header.id) {
 		return
 	}
 	if r.after == 0 {
@@ -190,6 +201,18 @@ func (t *Tracker) newReset() *resetTrace {
 		return r
 	}
 	return new(resetTrace)
+}
+
+// An rtt is a round-trip time in microseconds: 0 if it is not known.
+type rtt uint32
+
+// shorter returns the less of r and d.
+func shorter(r rtt, d time.Duration) rtt {
+	n := rtt(min(max(d.Microseconds(), 1), math.MaxUint32))
+	if r == 0 || n < r {
+		return n
+	}
+	return r
 }
 
 // An opening tells how a connection was opened, beyond the times in conn.
@@ -250,4 +273,10 @@ func (t *Tracker) acceptKey(c *conn) uint64 {
 
 func (t *Tracker) acceptedOf(c *conn) *accept {
 	return &t.accepts[t.acceptKey(c)%uint64(len(t.accepts))]
+}
+
+// wasReset reports whether a RST ended c, and no FIN.
+func (c *conn) wasReset() bool {
+	a, b := &c.half[0], &c.half[1]
+	return (a.reset != nil || b.reset != nil) && !a.fin.seen() && !b.fin.seen()
 }

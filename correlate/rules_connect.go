@@ -14,7 +14,7 @@ const (
 	// synPatience is how long a SYN may wait for its answer before the first copy
 	// is due at the latest (RFC 6298, section 2.1; older systems took 3 s).
 	synPatience = 3 * time.Second
-	// synAnswer is how long the last copy must have waited when the capture ends.
+	// synAnswer is how long the second one must have waited when the capture ends.
 	synAnswer = time.Second
 )
 
@@ -34,7 +34,7 @@ func neverOpened(f *facts) *ruling {
 	since := f.now.Sub(f.time)
 	n := f.opening.syns
 	switch {
-	case n < 2 && f.atEnd && since < synPatience, n > 1 && f.atEnd && since < synAnswer:
+	case n < 2 && f.atEnd && since < synPatience, n == 2 && f.atEnd && since < synAnswer:
 		return &ruling{verdict: StillOpen}
 	case n < 2:
 		x := &ruling{verdict: Unknown, why: "never opened"}
@@ -83,10 +83,12 @@ func (f *facts) handshakeAlone() bool {
 
 // ackDropped: the server sends its SYN-ACK again although the client has
 // acknowledged it, and takes none of the request: Linux drops the acknowledgement
-// while the accept queue is full (tcp_v4_syn_recv_sock). Nor would it know of the
-// connection if every later packet of the client's were lost.
+// while the accept queue is full (tcp_v4_syn_recv_sock); with SYN cookies it does so
+// without a second SYN-ACK, which only tells at the server's own end. Nor would it
+// know of the connection if every later packet of the client's were lost.
 func ackDroppedOverflow(f *facts) *ruling {
-	if f.opening.again == 0 || !f.handshakeAlone() || f.q.retrans == 0 || len(f.replies) > 0 && f.replies[0].time < f.q.time {
+	here := f.conn.Vantage == AtServer && f.q.retrans > 1 && f.q.number == 1
+	if f.opening.again == 0 && !here || !f.handshakeAlone() || f.q.retrans == 0 || len(f.replies) > 0 && f.replies[0].time < f.q.time {
 		return nil
 	}
 	if f.atEnd && f.q.retrans < 3 {
@@ -96,7 +98,11 @@ func ackDroppedOverflow(f *facts) *ruling {
 	if f.opening.again > 1 || f.conn.Vantage == AtServer || f.conn.Vantage == Local {
 		x.confidence = Strong
 	}
-	x.note(0, 0, "the server sent its SYN-ACK %s more after the client had acknowledged it, and never took that acknowledgement", times(int(f.opening.again)))
+	if f.opening.again > 0 {
+		x.note(0, 0, "the server sent its SYN-ACK %s more after the client had acknowledged it, and never took that acknowledgement", times(int(f.opening.again)))
+	} else {
+		x.note(0, 0, "the client's acknowledgement of the SYN-ACK and all that followed reached the server's host, and its TCP took none of it")
+	}
 	x.note(f.q.frame, f.q.file, "the request (frame %d) was sent %d times, and not a byte of it was acknowledged", f.q.frame, f.q.retrans+1)
 	f.retryAfterClose(x) // without a reset, the client's kernel may go on to send what its closed socket had left
 	if x.retry == RetrySafe {

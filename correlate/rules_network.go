@@ -46,9 +46,9 @@ func (f *facts) foreign(r *resetTrace, p Party) []Evidence {
 	if r.after > 0 {
 		x.note(r.afterFrame, r.file, "the %s TCP went on all the same: frame %d is its, %s later", whose, r.afterFrame, short(r.afterTime.Sub(r.time)))
 	}
-	if p == Server && r.hasAck && f.hasRequest && r.ack > f.q.start && f.q.retrans == 0 && f.opening.syns == 1 && f.serverRTT > 10*time.Millisecond {
-		if after := r.time.Sub(f.q.time); after < f.serverRTT*2/5 {
-			x.note(r.frame, r.file, "it acknowledges the request (frame %d) only %s after it was sent, and the server is %s away", f.q.frame, short(after), short(f.serverRTT))
+	if p == Server && r.hasAck && f.hasRequest && r.ack > f.q.start && f.serverAck <= f.q.start && f.q.retrans == 0 && f.nearest > 10*time.Millisecond {
+		if after := r.time.Sub(f.q.time); after < f.nearest*2/5 {
+			x.note(r.frame, r.file, "it acknowledges the request (frame %d) only %s after it was sent, and the server never took less than %s to acknowledge anything", f.q.frame, short(after), short(f.nearest))
 		}
 	}
 	return x.evidence
@@ -114,7 +114,12 @@ func injectedReset(f *facts) *ruling {
 		}
 		x.note(r.frame, r.file, "a reset (frame %d) came in the %s name that the %s did not send", r.frame, p.possessive(), p)
 		x.evidence = append(x.evidence, signs...)
-		if len(signs) == 1 { // certain that it was not that end's socket, and no more
+		switch {
+		case len(signs) > 1:
+		case r.answers > 1: // an answer to each segment, as a rule that rejects gives it
+			x.verdict = FirewallReject
+			x.note(0, 0, "there were %d of the form that answers a segment, and nobody who forges resets waits for segments", r.answers)
+		default: // certain that it was not that end's socket, and no more
 			x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "a reset that the end in whose name it came did not send"
 			x.candidates = []Verdict{InjectedReset, FirewallReject}
 		}
@@ -132,11 +137,13 @@ func firewallReject(f *facts) *ruling {
 	if r == nil || f.K.seen() || !f.answers(r) || f.missing&(missingBytes|missingStart) != 0 {
 		return nil
 	}
-	if !f.q.hasIdle || f.q.idle >= 10*time.Second || !f.firstUse() && (f.server.refused == 0 || f.server.refused.Sub(r.time).Abs() > freshLimit) {
+	refused := f.server.refused != 0 && f.server.refused.Sub(r.time).Abs() < freshLimit
+	if !f.q.hasIdle || f.q.idle >= 10*time.Second || !f.firstUse() && !refused {
 		return nil
 	}
 	off := r.before.off(r.ttl)
-	if r.after == 0 && (off == 0 || r.before.ttlLow != r.before.ttlHigh || off <= ttlJitter && r.packets < 2) {
+	far := off > 0 && r.before.ttlLow == r.before.ttlHigh && (off > ttlJitter || r.packets > 1)
+	if r.after == 0 && !far && (!refused || f.firstUse()) {
 		return nil
 	}
 	x := &ruling{verdict: FirewallReject, confidence: Strong, retry: RetryLikelySafe, lost: true, by: Middlebox, close: r.closing()}
@@ -148,6 +155,9 @@ func firewallReject(f *facts) *ruling {
 		x.note(r.afterFrame, r.file, "the server's own TCP still had the connection: frame %d is its, %s later", r.afterFrame, short(r.afterTime.Sub(r.time)))
 	} else if off <= ttlJitter {
 		x.confidence = Weak
+	}
+	if refused && !f.firstUse() {
+		x.note(0, 0, "SYNs were refused within a second of it, and the server had closed nothing: what rejects came in between")
 	}
 	return x
 }

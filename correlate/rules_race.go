@@ -276,9 +276,9 @@ func staleConnection(f *facts) *ruling {
 	// would answer like the others.
 	after := rst.time.Sub(f.q.time)
 	switch {
-	case f.conn.Vantage == AtClient && f.server.rtt > 5*time.Millisecond && after < f.server.rtt*2/5:
+	case f.conn.Vantage == AtClient && f.nearest > 5*time.Millisecond && after < f.nearest*2/5:
 		x.confidence, x.by = Strong, Middlebox
-		x.note(rst.frame, rst.file, "it came %s after the request, and the server is %s away: something nearer sent it", short(after), short(f.server.rtt))
+		x.note(rst.frame, rst.file, "it came %s after the request, and the server is %s away: something nearer sent it", short(after), short(f.nearest))
 	case f.headers[1].off(rst.ttl) > 0:
 		x.confidence, x.by = Strong, Middlebox
 		x.note(rst.frame, rst.file, "its TTL is %d and the server's segments have %s: something else on the path sent it", rst.ttl, f.headers[1].ttls())

@@ -161,7 +161,7 @@ func track(t testing.TB, cfg Config) *Tracker {
 func framedWhole(t testing.TB, tr *Tracker, requests int) {
 	t.Helper()
 	for _, c := range tr.all {
-		if c.missing != 0 || c.untracked || c.requests != requests || c.responses != requests {
+		if c.missing != 0 || c.untracked || int(c.requests) != requests || int(c.responses) != requests {
 			t.Fatalf("connection %d: %d requests and %d responses, want %d; missing %b, untracked %v", c.id, c.requests, c.responses, requests, c.missing, c.untracked)
 		}
 	}

@@ -32,8 +32,9 @@ const (
 	// a request depends on it, and short connections take half as long again where
 	// a second's worth of them waits, since no cache holds so many.
 	lingerIdle = 100 * time.Millisecond
-	// lingerOdd is the same where the reset that ended it may not be its
-	// sender's, or may not have been taken: what the ends do next tells.
+	// lingerOdd is the same where a reset with no close before it met a request, or
+	// may not have been taken: whether its sender goes on all the same, and
+	// whether SYNs are refused, tells who sent it.
 	lingerOdd = 5 * time.Second
 	// timerWait is how long a verdict that only lacks the server's idle timer
 	// waits for it to be learned.
@@ -369,7 +370,7 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	c.state = ending
 	c.place = t.order.open()
 	switch {
-	case c.half[0].reset.odd() || c.half[1].reset.odd():
+	case c.half[0].reset.odd() || c.half[1].reset.odd() || len(c.queue) > 0 && c.wasReset():
 		t.endedOdd.add(c)
 	case len(c.queue) > 0 || c.responses == 0 && c.serverHalf().reset != nil:
 		t.ended.add(c)
