@@ -27,6 +27,7 @@ type conn struct {
 	ackSeen     bool // the ACK that ends the handshake was captured
 	announced   bool // a message said that the connection closes after it
 	expecting   bool // the client may wait for 100 (Continue) before it sends content
+	gone        bool // an end has closed
 	untracked   bool // requests were answered that could not be framed
 	missing     missing
 	pendingFrom int8   // the half that sent pendingSYN, -1 if there is none
@@ -226,8 +227,8 @@ type request struct {
 	refused          bool // its content was refused (Expect: 100-continue) and never sent
 	close            bool // Connection: close
 	hasIdle          bool
-	resent           bool // its first copy was not captured, and may have acknowledged less
-	retrans          int  // how often its first byte was sent again
+	resent           bool  // its first copy was not captured, and may have acknowledged less
+	retrans          int32 // how often its first byte was sent again
 	nacks            uint8
 	ack              int64    // the least that the segment with its first byte acknowledged
 	acks             [4]int64 // what its segments acknowledged
@@ -236,7 +237,10 @@ type request struct {
 	file             int32
 	idle             time.Duration
 	text             []byte // method, target, host, one after the other
-	nmethod, ntarget int
+	nmethod, ntarget uint16
+	key              uint32  // see requestKey; 0 while its head is not whole
+	usual            uint32  // mean interval of the requests like it before, in usualUnit; 0 if there were none
+	tracks           *tracks // nil unless it was lost, or repeats one that was
 	resp             response
 }
 
@@ -277,7 +281,8 @@ type response struct {
 // reset makes c ready for another connection, keeping its small buffers.
 func (c *conn) reset() {
 	q := c.queue[:0]
-	*c = conn{client: -1, speaking: -1, pendingFrom: -1, current: -1, queue: q}
+	*c = conn{} // and then field by field: a literal is built elsewhere and copied
+	c.client, c.speaking, c.pendingFrom, c.current, c.queue = -1, -1, -1, -1, q
 	c.half[0].ends, c.half[1].ends = &notClosed, &notClosed
 }
 
@@ -373,6 +378,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 			}
 		}
 	}
+	closes := s.Flags&capture.FIN != 0 && !h.fin.seen()
 	if s.Flags&capture.FIN != 0 {
 		c.finSegment(t, h, p, off+int64(s.Len), at)
 	}
@@ -382,6 +388,9 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.settle(t, false)
 	} else if c.ended != 0 && p.reset != nil && p.reset.challenges(h, s, off, at) {
 		c.revive(p)
+	}
+	if closes {
+		t.closed(c, d, &h.fin)
 	}
 	if s.Flags&(capture.FIN|capture.ACK) != 0 && c.ended == 0 && h.fin.seen() && p.fin.seen() &&
 		h.ack > p.fin.off && p.ack > h.fin.off {
@@ -443,6 +452,9 @@ func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 			t.serverOf(c).refused = s.Time
 		}
 		h.closings(t).rst = closing{kind: kind, hasAck: at.hasAck, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
+		if kind == Refusal {
+			t.refuse(c, s.Time)
+		}
 		t.end(c, s.Time)
 		return
 	}
@@ -475,6 +487,7 @@ func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 		e.ignored++
 		return
 	}
+	t.closed(c, d, &e.rst)
 	t.end(c, s.Time)
 }
 

@@ -28,6 +28,8 @@ type Finding struct {
 	Upgraded *Upgraded // what followed HTTP; nil if nothing did
 	Timer    *Timer    // the idle timer learned for this server so far; nil if none
 
+	Replay *Replay // the copy of the lost request that was sent within a second; nil if none was seen
+
 	// Modifiers are words that qualify the verdict, such as "first-use".
 	Modifiers []string
 	// Evidence is what the verdict rests on, the decisive item first.
@@ -172,25 +174,29 @@ type Timer struct {
 
 // A Summary counts what a tracker has seen.
 type Summary struct {
-	Connections uint64 // every connection, whatever it carried
-	Opaque      uint64 // those of them that carried something other than HTTP/1
-	StillOpen   uint64 // those that were open when the capture ended
-	Waiting     uint64 // requests without a complete answer on the latter
-	LongestWait time.Duration
-	Requests    uint64         // requests that began
-	Abnormal    uint64         // WebSocket connections that ended without a close frame
-	Unjudged    uint64         // requests of which the capture does not tell whether they were answered
-	Lost        uint64         // requests that got no complete answer
-	LostOn      uint64         // connections with a lost request
-	Unopened    uint64         // connections that failed before there was a request
-	Unlisted    uint64         // those of the latter that were only counted, because many are alike
-	Evicted     uint64         // connections given up to keep memory bounded
-	Duplicates  uint64         // segments seen a second time on their way (veth and bridge, both directions of a mirror)
-	Late        uint64         // segments of connections that were already reported
-	Gaps        uint64         // connections with bytes that their receiver acknowledged and the capture lacks
-	Verdicts    []VerdictCount // per verdict and server, most lost first, then by verdict and server
-	Servers     []ServerTimer  // servers with a learned timer, by endpoint
-	Tunnels     []ServerTunnel // servers whose upgraded connections end after a silence, by endpoint
+	Connections      uint64 // every connection, whatever it carried
+	Opaque           uint64 // those of them that carried something other than HTTP/1
+	StillOpen        uint64 // those that were open when the capture ended
+	Waiting          uint64 // requests without a complete answer on the latter
+	LongestWait      time.Duration
+	Requests         uint64         // requests that began
+	Replayed         uint64         // lost requests that were sent again within a second
+	ReplayedAnswered uint64         // those of them whose copies were answered
+	DuplicateRisk    uint64         // those of them that may have taken effect twice
+	Abnormal         uint64         // WebSocket connections that ended without a close frame
+	Unjudged         uint64         // requests of which the capture does not tell whether they were answered
+	Lost             uint64         // requests that got no complete answer
+	LostOn           uint64         // connections with a lost request
+	Unopened         uint64         // connections that failed before there was a request
+	Unlisted         uint64         // those of the latter that were only counted, because many are alike
+	Evicted          uint64         // connections given up to keep memory bounded
+	Duplicates       uint64         // segments seen a second time on their way (veth and bridge, both directions of a mirror)
+	Late             uint64         // segments of connections that were already reported
+	Gaps             uint64         // connections with bytes that their receiver acknowledged and the capture lacks
+	Verdicts         []VerdictCount // per verdict and server, most lost first, then by verdict and server
+	Servers          []ServerTimer  // servers with a learned timer, by endpoint
+	Restarts         []Restart      // servers that closed many connections at once, by time
+	Tunnels          []ServerTunnel // servers whose upgraded connections end after a silence, by endpoint
 }
 
 // A ServerTunnel is the silence after which a server's upgraded connections end.

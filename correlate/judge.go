@@ -37,7 +37,9 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 	}
 	if len(open) == 0 {
 		t.learn(f)
-		t.learnTunnel(f)
+		if f.up != nil {
+			t.learnTunnel(f)
+		}
 	}
 	t.sum.Requests += uint64(c.requests)
 	f.server.countAgent(c.agent)
@@ -156,6 +158,7 @@ func (t *Tracker) report(f *facts, r ruling) {
 			x.Connection.Files = append(x.Connection.Files, e.File)
 		}
 	}
+	t.after(x, f, &r)
 	if t.current != 0 {
 		t.order.add(t.current, x)
 		return
@@ -240,6 +243,10 @@ func (t *Tracker) Summary() Summary {
 		if tm := v.tunnel(); tm != nil {
 			s.Tunnels = append(s.Tunnels, ServerTunnel{e, *tm})
 		}
+		for _, r := range v.restarts {
+			r.Server = e
+			s.Restarts = append(s.Restarts, r)
+		}
 		tm := v.learned()
 		switch {
 		case tm != nil:
@@ -255,6 +262,7 @@ func (t *Tracker) Summary() Summary {
 		}
 		s.Servers = append(s.Servers, st)
 	}
+	slices.SortFunc(s.Restarts, func(a, b Restart) int { return cmp.Or(cmp.Compare(a.From, b.From), a.Server.Compare(b.Server)) })
 	slices.SortFunc(s.Tunnels, func(a, b ServerTunnel) int { return a.Server.Compare(b.Server) })
 	slices.SortFunc(s.Servers, func(a, b ServerTimer) int { return a.Server.Compare(b.Server) })
 	return s

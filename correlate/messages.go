@@ -68,7 +68,7 @@ func (c *conn) noteHead(d int, hd *head) {
 		r := c.queue[len(c.queue)-1]
 		method := hd.method[:min(len(hd.method), 32)]
 		target := hd.target[:min(len(hd.target), maxTarget)]
-		r.nmethod, r.ntarget = len(method), len(target)
+		r.nmethod, r.ntarget = uint16(len(method)), uint16(len(target))
 		r.text = append(append(append(r.text[:0], method...), target...), hd.host[:min(len(hd.host), 255)]...)
 		r.head = string(hd.method) == "HEAD"
 		r.connect = string(hd.method) == "CONNECT"
@@ -86,6 +86,7 @@ func (c *conn) requestHead(t *Tracker, d int, hd *head, pc *piece) {
 	c.noteHead(d, hd)
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded = true, true
+	t.sawRequest(c, r, hd, pc.off-r.start+max(hd.length, 0))
 	c.expecting = hd.expect && (hd.chunked || hd.length > 0)
 	if hd.who != nil {
 		t.noteAgent(c, hd.who)
@@ -174,6 +175,9 @@ func (c *conn) responseHead(t *Tracker, d int, hd *head, pc *piece) {
 	}
 	if hd.status == 400 && req != nil && req.number == 1 {
 		c.refused(&pc.at)
+	}
+	if req != nil && req.tracks != nil && req.tracks.copyOf != nil {
+		req.tracks.copyOf.copy.Status = hd.status
 	}
 	switch {
 	case req != nil && req.connect && hd.status < 300:

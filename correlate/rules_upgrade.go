@@ -165,7 +165,7 @@ const minTunnel = time.Second
 // learnTunnel takes in after what silence an upgraded connection ended.
 func (t *Tracker) learnTunnel(f *facts) {
 	k := f.endOf()
-	if f.up == nil || k == nil {
+	if k == nil {
 		return
 	}
 	if u := f.left(k); u.HasIdle && u.Idle >= minTunnel {

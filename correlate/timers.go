@@ -30,6 +30,9 @@ type server struct {
 	speaks     speaks        // in which protocols it was seen to answer
 	lingers    bool          // it was seen to acknowledge requests after its own FIN
 	limits     map[int]limit // of closes right after the nth response
+	open       int           // its connections that have not closed yet, as far as they are known for its
+	burst      []departure   // the latest closes of its own accord, at most maxBurst, within restartSpan
+	restarts   []Restart     // the latest, at most maxRestarts
 	tunnels    *learner      // the same for upgraded connections, from the last bytes to the end; nil if there were none
 
 	header   ipHeader     // of its SYN-ACKs
@@ -70,6 +73,9 @@ func (t *Tracker) serverOf(c *conn) *server {
 			}
 		}
 		c.server = s
+		if !c.gone {
+			s.open++
+		}
 	}
 	return c.server
 }
@@ -155,6 +161,7 @@ func (s *server) closesByHalves() bool {
 // shows as a cluster.
 type learner struct {
 	samples []time.Duration // the latest, at most maxSamples
+	times   []capture.Time  // when each was taken
 	last    capture.Time    // when the latest was taken
 	next    int
 	total   int
@@ -176,10 +183,10 @@ func (l *learner) add(d time.Duration, at capture.Time) {
 	l.last = at
 	l.total++
 	if len(l.samples) < maxSamples {
-		l.samples = append(l.samples, d)
+		l.samples, l.times = append(l.samples, d), append(l.times, at)
 		return
 	}
-	l.samples[l.next] = d
+	l.samples[l.next], l.times[l.next] = d, at
 	l.next = (l.next + 1) % maxSamples
 }
 
@@ -309,6 +316,7 @@ func (t *Tracker) learn(f *facts) {
 		return
 	}
 	switch {
+	case f.closedIdle(Server) && s.restartAt(f.K.time, f.conn.Start) != nil:
 	case f.closedIdle(Server):
 		if f.K.time.Sub(f.respTime) < minTimer && len(s.limits) < 64 {
 			if s.limits == nil {

@@ -82,7 +82,12 @@ type Tracker struct {
 	gone      map[uint64]capture.Time // last segments of reported connections, by longHash
 	goneOrder [maxGone]uint64         // its keys, a ring
 	nextGone  int
-	held      []held // verdicts that wait for a timer
+	held      []held      // verdicts that wait for a timer
+	waits     [2]waitLine // findings that wait for what comes after: for a copy, and for the answer to it
+	waiting   int         // how many there are
+	trails    []*trail    // requests that were lost within replayWindow
+	trailOf   map[uint32]*trail
+	repeats   [maxRepeats]repeat
 
 	servers map[capture.Endpoint]*server
 	hosts   map[[16]byte]*ipHeader // of their SYN-ACKs, whatever the port
@@ -148,6 +153,9 @@ func (t *Tracker) Add(s *capture.Segment) {
 		if t.ended.len()+t.endedIdle.len()+t.endedOdd.len()+len(t.held) > 0 {
 			t.release()
 			t.releaseHeld()
+		}
+		if t.waiting > 0 {
+			t.releaseWaiting()
 		}
 	}
 	c, d, fresh := t.last, 0, false
@@ -325,6 +333,9 @@ func (t *Tracker) recycle(c *conn) {
 		t.last = nil
 	}
 	t.strip(c)
+	if c.server != nil && !c.gone {
+		c.server.open--
+	}
 	c.state = free
 	t.spare = append(t.spare, c)
 }
@@ -414,7 +425,7 @@ type outOrder struct {
 
 type place struct {
 	findings []*Finding
-	closed   bool
+	holds    int // how many reasons there are to wait with it
 }
 
 // open returns the number of the next place.
@@ -427,7 +438,7 @@ func (o *outOrder) open() int64 {
 	if o.first == 0 {
 		o.first = 1
 	}
-	o.places = append(o.places, place{})
+	o.places = append(o.places, place{holds: 1})
 	return o.first + int64(len(o.places)) - 1
 }
 
@@ -437,14 +448,17 @@ func (o *outOrder) add(n int64, x *Finding) {
 	p.findings = append(p.findings, x)
 }
 
+// hold calls for one more close of place n.
+func (o *outOrder) hold(n int64) { o.places[n-o.first].holds++ }
+
 // close says that nothing more comes for place n, and emits what is due. Place 0
 // is none.
 func (o *outOrder) close(n int64, emit func(*Finding)) {
 	if n == 0 {
 		return
 	}
-	o.places[n-o.first].closed = true
-	for ; o.next < len(o.places) && o.places[o.next].closed; o.next++ {
+	o.places[n-o.first].holds--
+	for ; o.next < len(o.places) && o.places[o.next].holds == 0; o.next++ {
 		for _, x := range o.places[o.next].findings {
 			emit(x)
 		}
@@ -483,6 +497,9 @@ func (t *Tracker) finish(c *conn, atEnd bool) {
 	c.noteCutHead(t, 0)
 	c.noteCutHead(t, 1)
 	t.discard(c)
+	if c.place == 0 {
+		c.place = t.order.open()
+	}
 	t.current = c.place
 	t.judge(c, atEnd)
 	t.current = 0
@@ -514,6 +531,7 @@ func (t *Tracker) Tick(now capture.Time) {
 		t.now = now
 		t.release()
 		t.releaseHeld()
+		t.releaseWaiting()
 	}
 }
 
@@ -543,4 +561,5 @@ func (t *Tracker) Finish() {
 		t.report(h.f, h.f.decide())
 	}
 	t.held = nil
+	t.finishWaiting()
 }

@@ -115,6 +115,9 @@ func (h *hop) fill(fix string) string {
 // where they say who they are, and with the idle time that suits this server's
 // timer.
 func Fix(f *correlate.Finding) string {
+	if slices.Contains(f.Modifiers, "deploy-restart") {
+		return fixRestart
+	}
 	h := hopOf(f)
 	verdict := f.Verdict
 	if slices.Contains(f.Modifiers, "near-miss") {

@@ -51,6 +51,7 @@ type jsonFinding struct {
 	Timer       *jsonTimer     `json:"server_idle_timeout,omitempty"`
 	ClientLimit *jsonLimit     `json:"client_idle_limit,omitempty"`
 	Upgraded    *jsonUpgraded  `json:"upgraded,omitempty"`
+	Replay      *jsonReplay    `json:"replay,omitempty"`
 	Modifiers   []string       `json:"modifiers,omitempty"`
 	Evidence    []jsonEvidence `json:"evidence,omitempty"`
 }
@@ -173,6 +174,11 @@ type jsonSummary struct {
 	Timers   []jsonServerTimer `json:"idle_timers"`
 	Tunnels  []jsonTunnel      `json:"tunnel_timers,omitempty"`
 	Abnormal uint64            `json:"abnormal_websockets,omitempty"`
+	Restarts []jsonRestart     `json:"restarts,omitempty"`
+
+	Replayed         uint64 `json:"replayed,omitempty"`
+	ReplayedAnswered uint64 `json:"replayed_answered,omitempty"`
+	DuplicateRisk    uint64 `json:"duplicate_risk,omitempty"`
 }
 
 type jsonCount struct {
@@ -251,7 +257,7 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 			out.Timer = &jsonTimer{Product: h.server.product, Setting: h.server.setting}
 		}
 	}
-	out.Upgraded = upgraded(f.Upgraded)
+	out.Upgraded, out.Replay = upgraded(f.Upgraded), replay(f.Replay)
 	for _, e := range f.Evidence {
 		item := jsonEvidence{Frame: e.Frame, Text: e.Text}
 		if e.Frame != 0 && len(j.opt.Files) > 1 && e.File < len(j.opt.Files) {

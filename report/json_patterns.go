@@ -27,6 +27,35 @@ type jsonTunnel struct {
 	jsonTimer
 }
 
+type jsonReplay struct {
+	Client     jsonEndpoint `json:"client"`
+	Connection uint64       `json:"connection_id"`
+	First      bool         `json:"first_request"`
+	Time       string       `json:"time"`
+	Frame      uint64       `json:"frame,omitempty"`
+	After      float64      `json:"after_seconds"`
+	Status     int          `json:"status,omitempty"`
+	Lost       bool         `json:"lost"`
+}
+
+type jsonRestart struct {
+	Server  jsonEndpoint `json:"server"`
+	From    string       `json:"from"`
+	Span    float64      `json:"span_seconds"`
+	Closed  int          `json:"closed"`
+	Open    int          `json:"open_before"`
+	Refused bool         `json:"refused_after"`
+	Lost    uint64       `json:"lost"`
+}
+
+func replay(r *correlate.Replay) *jsonReplay {
+	if r == nil {
+		return nil
+	}
+	return &jsonReplay{Client: endpoint(r.Client), Connection: r.Connection, First: r.First, Time: timestamp(r.Time), Frame: r.Frame,
+		After: secs(r.After), Status: r.Status, Lost: r.Lost}
+}
+
 func upgraded(u *correlate.Upgraded) *jsonUpgraded {
 	if u == nil {
 		return nil
@@ -54,6 +83,10 @@ func tunnelTimer(t *correlate.Timer) jsonTimer {
 // patterns adds what several connections of a server have in common.
 func (out *jsonSummary) patterns(k *correlate.Summary) {
 	out.Abnormal = k.Abnormal
+	out.Replayed, out.ReplayedAnswered, out.DuplicateRisk = k.Replayed, k.ReplayedAnswered, k.DuplicateRisk
+	for _, r := range k.Restarts {
+		out.Restarts = append(out.Restarts, jsonRestart{endpoint(r.Server), timestamp(r.From), secs(r.To.Sub(r.From)), r.Closed, r.Open, r.Refused, r.Lost})
+	}
 	for _, t := range k.Tunnels {
 		out.Tunnels = append(out.Tunnels, jsonTunnel{endpoint(t.Server), tunnelTimer(&t.Timer)})
 	}

@@ -41,7 +41,7 @@ func race() *correlate.Finding {
 		ClosedBy:  correlate.Server,
 		Close:     correlate.Close{Kind: correlate.FINClose, Frame: 1043, Ack: 1201, HasAck: true},
 		Timer:     &correlate.Timer{Timeout: 6002 * time.Millisecond, Spread: 4 * time.Millisecond, Closes: 38, Stated: 5 * time.Second, Described: true},
-		Modifiers: []string{"reused", "replayed"},
+		Modifiers: []string{"reused", "anything-new"},
 		Evidence: []correlate.Evidence{
 			{Frame: 1043, Text: "server's FIN (frame 1043) acknowledges 1201, the request's first byte (frame 1042) is 1201: it had none of the request"},
 			{Frame: 1044, Text: "reset (frame 1044) with seq 9877 answers the request's ack 9877: the request was refused, not processed"},
@@ -82,7 +82,7 @@ func TestTextFinding(t *testing.T) {
   POST /orders, request 17 on this connection, lost: the server closed while it was on its way
   idle 5.998 s; this server closes idle connections after 6.00 s ± 4 ms (38 closes), looks like Node's keepAliveTimeout of 5 s + 1 s
   the client calls itself Go-http-client/1.1, which keeps idle connections for 90 s by default (Transport.IdleConnTimeout)
-  noted  the client sent the same request again, on another connection: what it lost its library hid
+  noted  anything-new
   proof  server's FIN (frame 1043) acknowledges 1201, the request's first byte (frame 1042) is 1201: it had none of the request
          reset (frame 1044) with seq 9877 answers the request's ack 9877: the request was refused, not processed
          captured at the client: the request is seen before the close that it crossed
@@ -300,7 +300,7 @@ func TestJSONFinding(t *testing.T) {
 "response":{"status":200,"frame":1050,"bytes":12,"complete":false},
 "idle_seconds":5.998,"closed_by":"server","close":{"kind":"fin","frame":1043,"ack":1201},
 "server_idle_timeout":{"seconds":6.002,"spread_seconds":0.004,"closes":38,"stated_seconds":5,"looks_like":"Node's keepAliveTimeout of 5 s + 1 s","product":"Node","setting":"keepAliveTimeout"},"client_idle_limit":{"product":"Go net/http","setting":"Transport.IdleConnTimeout","default_seconds":90,"advised_seconds":5},
-"modifiers":["reused","replayed"],
+"modifiers":["reused","anything-new"],
 "evidence":[{"frame":1043,"text":"server's FIN (frame 1043) acknowledges 1201, the request's first byte (frame 1042) is 1201: it had none of the request"},{"frame":1044,"text":"reset (frame 1044) with seq 9877 answers the request's ack 9877: the request was refused, not processed"}]}`,
 		"\n", "")+"\n")
 

@@ -26,7 +26,7 @@ func (t *Text) Summary(s *Summary) error {
 	t.block(&b, blameTable(lost))
 	t.block(&b, timerTable(s))
 	t.block(&b, timerAdvice(s))
-	t.block(&b, indent(patterns(&s.Tracker)))
+	t.block(&b, indent(patterns(&s.Tracker, t.opt.Location)))
 
 	var notes []string
 	if n, list := tally(clean); n > 0 {

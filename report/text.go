@@ -362,9 +362,7 @@ func isSafe(method string) bool {
 }
 
 // isIdempotent reports whether RFC 9110, section 9.2.2, calls the method idempotent.
-func isIdempotent(method string) bool {
-	return isSafe(method) || method == "PUT" || method == "DELETE"
-}
+func isIdempotent(method string) bool { return correlate.Idempotent(method) }
 
 // wireshark returns display filters that show the packets of the finding.
 func (t *Text) wireshark(f *correlate.Finding) []string {

@@ -58,14 +58,10 @@ func WordsOf(v correlate.Verdict) Words {
 
 // modifierWords say what a finding's modifiers mean: a clause each.
 var modifierWords = map[string]string{
-	"replayed":                "the client sent the same request again, on another connection: what it lost its library hid",
-	"duplicate-risk":          "the client sent it again although the server may have acted on it the first time",
-	"deploy-restart":          "the server ended many connections within a second: a restart or a deploy rather than a timer",
 	"limit-match":             "the server ended other connections after the same number of requests, or at the same age",
 	"syn-dropped":             "the server's machine dropped the SYN, although others got through to the same port",
 	"ack-dropped":             "the handshake ended for the client, and the server's machine dropped it: the queue of connections to accept was full",
 	"abort-on-overflow":       "the queue of connections to accept was full, and tcp_abort_on_overflow makes the server's machine reset what does not fit",
-	"tls":                     "the connection is encrypted: what its records hold is inferred from their sizes and order",
 	"announced":               "the end of the connection had been announced",
 	"limit":                   "the server closed at a limit of requests or age",
 	"server-idle":             "the server's idle timer ended it",
@@ -74,6 +70,9 @@ var modifierWords = map[string]string{
 	"near-miss":               "it missed the close by so little that no program could have seen it",
 	"response-unacknowledged": "the end of the last response was not acknowledged: the client may lack it",
 	"unasked-response":        "the server sent a response that nobody had asked for",
+	"replayed":                "the client sent the request again",
+	"duplicate-risk":          "the server may have acted on both copies",
+	"deploy-restart":          "the server was going down or being restarted",
 	"abnormal":                "a WebSocket ended without a close frame (code 1006)",
 	"timer-match":             "it ended when a timer was due",
 	"began-before-capture":    "the connection began before the capture",

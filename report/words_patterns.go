@@ -1,10 +1,17 @@
 package report
 
 import (
+	"strconv"
+	"strings"
 	"time"
 
 	"whyreset/correlate"
 )
+
+// fixRestart is what to change where requests are lost when a server goes down,
+// whatever the verdict.
+const fixRestart = "let the server drain before it stops: take it out of rotation, answer with Connection: close for longer than clients keep connections idle, and only then exit; " +
+	"let clients repeat what was not processed"
 
 // knownTunnels are the silences after which proxies end upgraded connections, by
 // default.
@@ -30,8 +37,22 @@ func tunnelLooksLike(t *correlate.Timer) string {
 
 // patterns says what several connections of a server have in common, a line for
 // each.
-func patterns(k *correlate.Summary) []string {
+func patterns(k *correlate.Summary, loc *time.Location) []string {
 	var lines []string
+	for i, r := range k.Restarts {
+		if i == maxTimerRows {
+			lines = append(lines, strings.TrimPrefix(more(len(k.Restarts) - i)[0], "  "))
+			break
+		}
+		lines = append(lines, restartLine(&r, loc))
+	}
+	if k.Replayed > 0 {
+		line := group(k.Replayed) + " of the lost requests " + wasWere(k.Replayed) + " sent again within a second, and " + group(k.ReplayedAnswered) + " of those answered: there the applications may not have noticed"
+		if k.DuplicateRisk > 0 {
+			line += "; " + group(k.DuplicateRisk) + " may have taken effect twice"
+		}
+		lines = append(lines, line)
+	}
 	if k.Abnormal > 0 {
 		lines = append(lines, plural(k.Abnormal, "WebSocket", "WebSockets")+" ended without a close frame (code 1006)")
 	}
@@ -46,4 +67,31 @@ func patterns(k *correlate.Summary) []string {
 		lines = append(lines, line+": a timeout for tunnels, which pings more often than that keep from running out")
 	}
 	return lines
+}
+
+// restartLine says when a server closed many connections at once.
+func restartLine(r *correlate.Restart, loc *time.Location) string {
+	line := r.Server.String() + " closed " + plural(uint64(r.Closed), "connection", "connections")
+	if r.Open > r.Closed {
+		line = r.Server.String() + " closed " + strconv.Itoa(r.Closed) + " of " + plural(uint64(r.Open), "connection", "connections")
+	}
+	line += " within " + seconds(r.To.Sub(r.From)) + " at " + r.From.Std().In(loc).Format("15:04:05")
+	if r.Closed == 1 {
+		line = r.Server.String() + " closed a connection at " + r.From.Std().In(loc).Format("15:04:05")
+	}
+	if r.Refused {
+		line += ", and refused new ones right afterwards"
+	}
+	line += ": a restart or deploy, not an idle timer"
+	if r.Lost > 0 {
+		line += "; " + plural(r.Lost, "request was", "requests were") + " lost with it"
+	}
+	return line
+}
+
+func wasWere(n uint64) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
 }
