@@ -450,24 +450,3 @@ func (f *facts) atTimer() due {
 	}
 	return dueUnknown
 }
-
-// limits of requests per connection and of a connection's age that servers have
-// by default (Apache, Tomcat and older nginx 100; nginx 1000 and one hour).
-var requestLimits = []int{100, 1000, 10000}
-
-// atLimit reports whether the server closed right after a response, unannounced,
-// as it does when the connection has served its number of requests or its time.
-func (f *facts) atLimit() bool {
-	idle, ok := f.idleBefore(&f.K)
-	if !ok || f.responses == 0 || f.announced || idle >= minTimer {
-		return false
-	}
-	if f.conn.StartSeen && slices.Contains(requestLimits, f.responses) {
-		return true
-	}
-	if f.conn.StartSeen && f.responses > 1 && f.server.limited(f.responses) {
-		return true
-	}
-	age := f.K.time.Sub(f.conn.Start)
-	return f.conn.StartSeen && (age-time.Hour).Abs() < 36*time.Second
-}

@@ -196,6 +196,7 @@ type Summary struct {
 	Verdicts         []VerdictCount // per verdict and server, most lost first, then by verdict and server
 	Servers          []ServerTimer  // servers with a learned timer, by endpoint
 	Restarts         []Restart      // servers that closed many connections at once, by time
+	Limits           []ServerLimit  // servers that close at a limit of requests or age, by endpoint
 	Tunnels          []ServerTunnel // servers whose upgraded connections end after a silence, by endpoint
 }
 

@@ -25,6 +25,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 		answered := g.answered()
 		if !answered && front == nil {
 			t.learn(g)
+			t.learnLimit(g, prev)
 		}
 		if !answered || timedOutOrEarly(g) {
 			open = append(open, g)
@@ -36,6 +37,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 		}
 	}
 	if len(open) == 0 {
+		t.learnLimit(f, prev)
 		t.learn(f)
 		if f.up != nil {
 			t.learnTunnel(f)
@@ -243,6 +245,10 @@ func (t *Tracker) Summary() Summary {
 		if tm := v.tunnel(); tm != nil {
 			s.Tunnels = append(s.Tunnels, ServerTunnel{e, *tm})
 		}
+		if l, any := v.shownLimits(); any {
+			l.Server = e
+			s.Limits = append(s.Limits, l)
+		}
 		for _, r := range v.restarts {
 			r.Server = e
 			s.Restarts = append(s.Restarts, r)
@@ -263,6 +269,7 @@ func (t *Tracker) Summary() Summary {
 		s.Servers = append(s.Servers, st)
 	}
 	slices.SortFunc(s.Restarts, func(a, b Restart) int { return cmp.Or(cmp.Compare(a.From, b.From), a.Server.Compare(b.Server)) })
+	slices.SortFunc(s.Limits, func(a, b ServerLimit) int { return a.Server.Compare(b.Server) })
 	slices.SortFunc(s.Tunnels, func(a, b ServerTunnel) int { return a.Server.Compare(b.Server) })
 	slices.SortFunc(s.Servers, func(a, b ServerTimer) int { return a.Server.Compare(b.Server) })
 	return s

@@ -265,6 +265,9 @@ func (r *Restart) mark(x *Finding) {
 // forgetCloses takes back what the closes of a restart taught of timers.
 func (s *server) forgetCloses(r *Restart) {
 	s.closes.forget(r.From, r.To)
+	if s.ages != nil {
+		s.ages.forget(r.From, r.To)
+	}
 	for n, l := range s.limits {
 		if l.last >= r.From && l.last <= r.To {
 			s.limits[n] = limit{times: l.times - 1}

@@ -110,10 +110,9 @@ func (f *facts) ended(v Verdict) *ruling {
 	x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
 	switch idle, ok := f.idleBefore(k); {
 	case v != CleanClose && v != SimultaneousClose:
+	case by == Server && x.limited(f):
 	case f.announced:
 		x.modifiers = append(x.modifiers, "announced")
-	case by == Server && f.atLimit():
-		x.modifiers = append(x.modifiers, "limit")
 	case ok && idle >= minTimer && by == Server:
 		x.modifiers = append(x.modifiers, "server-idle")
 	case ok && idle >= minTimer && by == Client:

@@ -191,14 +191,17 @@ func (f *facts) limitInstead(x *ruling) {
 		x.candidates = []Verdict{IdleRace, ClosedOnAccept}
 		return
 	}
-	if !ok || f.responses == 0 || f.announced || idle >= minTimer {
+	if !ok || f.respTime == 0 || f.announced {
+		return
+	}
+	if idle >= minTimer {
+		x.limited(f)
 		return
 	}
 	x.note(f.K.frame, f.K.file, "the server closed %s after response %d on a connection %s old, without having announced it", short(idle), f.responses, short(f.K.time.Sub(f.conn.Start)))
 	switch {
-	case f.atLimit():
+	case x.limited(f):
 		x.verdict = KeepaliveLimitRace
-		x.modifiers = append(x.modifiers, "limit")
 	case f.missing&(missingStart|missingBytes) != 0:
 		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "closed right after a response, and how many there were is not known"
 		x.candidates = []Verdict{KeepaliveLimitRace, IdleRace}

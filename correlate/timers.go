@@ -30,6 +30,7 @@ type server struct {
 	speaks     speaks        // in which protocols it was seen to answer
 	lingers    bool          // it was seen to acknowledge requests after its own FIN
 	limits     map[int]limit // of closes right after the nth response
+	ages       *age          // of connections that ended at a limit or otherwise; nil if there were none
 	open       int           // its connections that have not closed yet, as far as they are known for its
 	burst      []departure   // the latest closes of its own accord, at most maxBurst, within restartSpan
 	restarts   []Restart     // the latest, at most maxRestarts
@@ -40,23 +41,6 @@ type server struct {
 	accepted capture.Time // its latest SYN-ACK to a new connection; 0 if there was none
 	refused  capture.Time // the latest SYN that was refused in its name; 0 if none was
 	dropped  drops
-}
-
-// A limit says how often a server closed right after its nth response. Closes
-// within a second of one another count once: so many at once are a restart.
-type limit struct {
-	times int
-	last  capture.Time
-}
-
-// limited reports whether the server's closes right after a response come after
-// the nth as a rule.
-func (s *server) limited(n int) bool {
-	all := 0
-	for _, l := range s.limits {
-		all += l.times
-	}
-	return s.limits[n].times >= 3 && s.limits[n].times*2 >= all
 }
 
 // maxServers bounds the servers whose timers are learned.
@@ -318,15 +302,6 @@ func (t *Tracker) learn(f *facts) {
 	switch {
 	case f.closedIdle(Server) && s.restartAt(f.K.time, f.conn.Start) != nil:
 	case f.closedIdle(Server):
-		if f.K.time.Sub(f.respTime) < minTimer && len(s.limits) < 64 {
-			if s.limits == nil {
-				s.limits = map[int]limit{}
-			}
-			l := s.limits[f.responses]
-			if l.times == 0 || f.K.time.Sub(l.last) > time.Second {
-				s.limits[f.responses] = limit{l.times + 1, f.K.time}
-			}
-		}
 		s.lingers = s.lingers || f.hasRequest && f.K.kind == FINClose && f.serverAck > f.q.start
 		s.closes.add(f.K.time.Sub(f.respTime), f.K.time)
 		t.reconsider(s)

@@ -175,6 +175,7 @@ type jsonSummary struct {
 	Tunnels  []jsonTunnel      `json:"tunnel_timers,omitempty"`
 	Abnormal uint64            `json:"abnormal_websockets,omitempty"`
 	Restarts []jsonRestart     `json:"restarts,omitempty"`
+	Limits   []jsonServerLimit `json:"limits,omitempty"`
 
 	Replayed         uint64 `json:"replayed,omitempty"`
 	ReplayedAnswered uint64 `json:"replayed_answered,omitempty"`

@@ -48,6 +48,14 @@ type jsonRestart struct {
 	Lost    uint64       `json:"lost"`
 }
 
+type jsonServerLimit struct {
+	Server   jsonEndpoint `json:"server"`
+	Requests int          `json:"requests,omitempty"`
+	Age      *float64     `json:"age_seconds,omitempty"`
+	Spread   *float64     `json:"spread_seconds,omitempty"`
+	Closes   int          `json:"closes"`
+}
+
 func replay(r *correlate.Replay) *jsonReplay {
 	if r == nil {
 		return nil
@@ -86,6 +94,13 @@ func (out *jsonSummary) patterns(k *correlate.Summary) {
 	out.Replayed, out.ReplayedAnswered, out.DuplicateRisk = k.Replayed, k.ReplayedAnswered, k.DuplicateRisk
 	for _, r := range k.Restarts {
 		out.Restarts = append(out.Restarts, jsonRestart{endpoint(r.Server), timestamp(r.From), secs(r.To.Sub(r.From)), r.Closed, r.Open, r.Refused, r.Lost})
+	}
+	for _, l := range k.Limits {
+		row := jsonServerLimit{Server: endpoint(l.Server), Requests: l.Requests, Closes: l.Closes}
+		if l.Requests == 0 {
+			row.Age, row.Spread, row.Closes = new(secs(l.Age.Timeout)), new(secs(l.Age.Spread)), l.Age.Closes
+		}
+		out.Limits = append(out.Limits, row)
 	}
 	for _, t := range k.Tunnels {
 		out.Tunnels = append(out.Tunnels, jsonTunnel{endpoint(t.Server), tunnelTimer(&t.Timer)})

@@ -63,7 +63,6 @@ var modifierWords = map[string]string{
 	"ack-dropped":             "the handshake ended for the client, and the server's machine dropped it: the queue of connections to accept was full",
 	"abort-on-overflow":       "the queue of connections to accept was full, and tcp_abort_on_overflow makes the server's machine reset what does not fit",
 	"announced":               "the end of the connection had been announced",
-	"limit":                   "the server closed at a limit of requests or age",
 	"server-idle":             "the server's idle timer ended it",
 	"client-idle":             "the client's idle timer ended it",
 	"response-lost":           "the response may have been lost with the reset",

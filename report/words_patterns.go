@@ -56,6 +56,16 @@ func patterns(k *correlate.Summary, loc *time.Location) []string {
 	if k.Abnormal > 0 {
 		lines = append(lines, plural(k.Abnormal, "WebSocket", "WebSockets")+" ended without a close frame (code 1006)")
 	}
+	for i, l := range k.Limits {
+		if i == maxTimerRows {
+			break
+		}
+		if l.Requests > 0 {
+			lines = append(lines, l.Server.String()+" closes connections after "+plural(uint64(l.Requests), "response", "responses")+" ("+plural(uint64(l.Closes), "close", "closes")+"): a limit of requests, not an idle timer")
+		} else {
+			lines = append(lines, l.Server.String()+" closes connections at an age of "+timerText(&l.Age)+": a limit of age, not an idle timer")
+		}
+	}
 	for i, t := range k.Tunnels {
 		if i == maxTimerRows {
 			break
