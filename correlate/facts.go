@@ -157,21 +157,6 @@ func (h *half) resets() []replyRST {
 	return slices.Clone(h.reply[:h.nreply])
 }
 
-// vantage tells where the capture was made: to whom the handshake's answers
-// came at once.
-func vantage(d1, d2 time.Duration) Vantage {
-	const here = 200 * time.Microsecond
-	switch rtt := d1 + d2; {
-	case d1 < here && d2 < here:
-		return Local
-	case d2 < max(here, rtt/20):
-		return AtClient
-	case d1 < max(here, rtt/20):
-		return AtServer
-	}
-	return InMiddle
-}
-
 func firstClose(h *half) closing {
 	if h.fin.seen() {
 		return h.fin

@@ -49,6 +49,7 @@ type Connection struct {
 	HandshakeRTT   time.Duration
 	HasRTT         bool
 	Vantage        Vantage
+	VantageByTTL   bool  // the handshake was not captured, and TTLs tell the vantage
 	Files          []int // the files (Segment.File) that its frames are in
 }
 
@@ -137,11 +138,11 @@ func (k CloseKind) String() string {
 }
 
 // Vantage says where on the path the capture was made, as the handshake's
-// timing shows it.
+// timing shows it, else the TTLs.
 type Vantage uint8
 
 const (
-	NoVantage Vantage = iota // not known: no handshake in the capture
+	NoVantage Vantage = iota // not known
 	AtClient
 	AtServer
 	InMiddle

@@ -130,6 +130,10 @@ func (t *Tracker) report(f *facts, r ruling) {
 		t.sum.Abnormal++
 	}
 	x.Programs = Programs{t.agents.names[f.agent], f.agent == forwarded, f.server.product, f.server.via}
+	if v := &x.Connection; v.Vantage == NoVantage {
+		v.Vantage = vantageByTTL(f.headers[0].ttlHigh, f.headers[1].ttlHigh)
+		v.VantageByTTL = v.Vantage != NoVantage
+	}
 	if f.hasRequest {
 		q := &f.q
 		x.Request = &Request{Method: q.method(), Target: q.target(), Host: q.host(), Number: q.number,

@@ -225,3 +225,26 @@ func TestLongConnection(t *testing.T) {
 		t.Errorf("summary %+v", s)
 	}
 }
+
+func TestVantageByTTL(t *testing.T) {
+	for _, tt := range []struct {
+		client, server uint8
+		want           Vantage
+	}{
+		{64, 57, AtClient},
+		{64, 128, NoVantage}, // both whole: one link
+		{64, 64, NoVantage},
+		{64, 63, NoVantage}, // a container's bridge
+		{57, 64, AtServer},
+		{117, 255, AtServer},
+		{128, 50, AtClient},
+		{60, 60, InMiddle},
+		{63, 50, NoVantage},
+		{0, 64, NoVantage},
+		{64, 0, NoVantage},
+	} {
+		if got := vantageByTTL(tt.client, tt.server); got != tt.want {
+			t.Errorf("TTLs %d and %d: %q, want %q", tt.client, tt.server, got, tt.want)
+		}
+	}
+}

@@ -90,6 +90,7 @@ type jsonConnection struct {
 	ServerName   string   `json:"server_name,omitempty"`
 	HandshakeRTT *float64 `json:"handshake_rtt_seconds,omitempty"`
 	Vantage      string   `json:"vantage,omitempty"`
+	VantageFrom  string   `json:"vantage_from,omitempty"` // handshake or ttl
 }
 
 type jsonRequest struct {
@@ -346,6 +347,12 @@ func connection(f *correlate.Finding) jsonConnection {
 	}
 	if c.TLS != nil {
 		out.TLSVersion, out.ALPN, out.ServerName = c.TLS.Version, c.TLS.ALPN, c.TLS.ServerName
+	}
+	switch {
+	case c.VantageByTTL:
+		out.VantageFrom = "ttl"
+	case c.Vantage != correlate.NoVantage:
+		out.VantageFrom = "handshake"
 	}
 	if c.HasRTT {
 		out.HandshakeRTT = new(secs(c.HandshakeRTT))

@@ -295,7 +295,7 @@ func TestJSONFinding(t *testing.T) {
 	f.Timer.Stated = 5 * time.Second
 	compare(t, jsonOf(t, Options{}, f), strings.ReplaceAll(`{"type":"finding","schema":1,"time":"2026-11-22T14:02:11.337104000Z","verdict":"idle-race","family":"idle-race","confidence":"proven","candidates":["late-reuse"],"lost":true,"retry":"safe",
 "client":{"address":"10.0.3.7","port":41822,"product":"Go-http-client/1.1"},"server":{"address":"10.0.9.2","port":8080},
-"connection":{"id":12,"start":"2026-11-22T14:01:03.000000000Z","start_seen":true,"requests":17,"responses":16,"reused":true,"protocol":"http/1.1","tls":false,"handshake_rtt_seconds":0.0012,"vantage":"client"},
+"connection":{"id":12,"start":"2026-11-22T14:01:03.000000000Z","start_seen":true,"requests":17,"responses":16,"reused":true,"protocol":"http/1.1","tls":false,"handshake_rtt_seconds":0.0012,"vantage":"client","vantage_from":"handshake"},
 "request":{"method":"POST","target":"/orders","host":"api.example","number":17,"time":"2026-11-22T14:02:11.330000000Z","frame":1042,"bytes":87,"complete":true},
 "response":{"status":200,"frame":1050,"bytes":12,"complete":false},
 "idle_seconds":5.998,"closed_by":"server","close":{"kind":"fin","frame":1043,"ack":1201},

@@ -315,14 +315,8 @@ func (t *Text) proof(f *correlate.Finding, full bool) []string {
 	if !full {
 		return lines
 	}
-	switch f.Verdict {
-	case correlate.IdleRace, correlate.IdleRaceRST, correlate.IdleRaceLingering:
-		switch f.Connection.Vantage {
-		case correlate.AtClient:
-			lines = append(lines, "captured at the client: the request is seen before the close that it crossed")
-		case correlate.AtServer:
-			lines = append(lines, "captured at the server: the close is seen before the request that it crossed")
-		}
+	if line := vantageLine(f); line != "" {
+		lines = append(lines, line)
 	}
 	return lines
 }
