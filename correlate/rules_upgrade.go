@@ -48,7 +48,7 @@ func upgradedClose(f *facts) *ruling {
 	}
 	if u.fits() {
 		x.modifiers = append(x.modifiers, "timer-match")
-		x.note(0, 0, "%d of this server's upgraded connections ended after as long a silence, %s ± %s: a timeout for tunnels, of the server or of a proxy in front of it",
+		x.note(0, 0, "%d of this server's upgraded connections ended after as long a silence, %s ± %s: a timeout for tunnels, of an end or of a proxy",
 			u.Tunnel.Closes, short(u.Tunnel.Timeout), short(u.Tunnel.Spread))
 	}
 	return x

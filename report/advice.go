@@ -115,7 +115,7 @@ func (h *hop) fill(fix string) string {
 // where they say who they are, and with the idle time that suits this server's
 // timer.
 func Fix(f *correlate.Finding) string {
-	if slices.Contains(f.Modifiers, "deploy-restart") {
+	if slices.Contains(f.Modifiers, "deploy-restart") && f.Verdict.Family() != "stale-reuse" {
 		return fixRestart
 	}
 	h := hopOf(f)
