@@ -13,6 +13,10 @@ import (
 // sent again.
 const replayWindow = time.Second
 
+// tooUsual is the interval of like requests below which another one never says
+// anything; a server that drops thousands of them must not cost time.
+const tooUsual = 2 * time.Millisecond
+
 // maxTrails bounds the lost requests that are looked for at once.
 const maxTrails = 4096
 
@@ -169,7 +173,7 @@ func (t *Tracker) forgetTrails(now capture.Time) {
 // closed: they may come again.
 func (t *Tracker) leaveTrails(c *conn, now capture.Time, byServer bool) {
 	for _, r := range c.queue {
-		if r.key == 0 || r.resp.complete || r.resp.untilClose && byServer || r.tracks != nil && r.tracks.lost != nil {
+		if r.key == 0 || r.usual > 0 && time.Duration(r.usual)*usualUnit < tooUsual || r.resp.complete || r.resp.untilClose && byServer || r.tracks != nil && r.tracks.lost != nil {
 			continue
 		}
 		if t.forgetTrails(now); len(t.trails) >= maxTrails {
