@@ -123,8 +123,8 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.headers = [2]ipHeader{ch.header, sh.header}
 	f.resets = [2]*resetTrace{ch.reset, sh.reset}
 	f.probes, f.resends = [2]uint8{ch.probes, sh.probes}, [2]uint8{ch.resends, sh.resends}
-	if e := t.acceptedOf(c); e.key == t.acceptKey(c) && e.time > c.synAckTime {
-		f.others = e.time
+	if len(c.queue) > 0 {
+		f.others = t.acceptedAfter(c, c.synAckTime)
 	}
 	f.conn = Connection{
 		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
@@ -138,7 +138,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 		f.serverRTT = max(c.synAckTime.Sub(c.synTime), 1)
 	}
 	if c.rtt > 0 && f.serverRTT > 0 {
-		f.nearest = min(f.serverRTT, time.Duration(c.rtt)*time.Microsecond)
+		f.nearest = min(f.serverRTT, time.Duration(c.rtt)<<rttShift)
 	}
 	if f.serverRTT > 0 && c.openTime >= c.synAckTime && c.ackSeen {
 		d1, d2 := c.synAckTime.Sub(c.synTime), c.openTime.Sub(c.synAckTime)

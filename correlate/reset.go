@@ -21,11 +21,11 @@ type ipHeader struct {
 const maxStep = 64
 
 func (h *ipHeader) note(s *capture.Segment) {
-	if s.TTL > h.ttlHigh {
-		h.ttlHigh = s.TTL
-	}
-	if s.TTL < h.ttlLow || h.ttlLow == 0 {
-		h.ttlLow = s.TTL
+	if s.TTL != h.ttlHigh || s.TTL != h.ttlLow {
+		h.ttlHigh = max(h.ttlHigh, s.TTL)
+		if s.TTL < h.ttlLow || h.ttlLow == 0 {
+			h.ttlLow = s.TTL
+		}
 	}
 	switch step := s.IPID - h.id; {
 	case step == 0: // IPv6, or the same packet once more
@@ -203,16 +203,18 @@ func (t *Tracker) newReset() *resetTrace {
 	return new(resetTrace)
 }
 
-// An rtt is a round-trip time in microseconds: 0 if it is not known.
+// An rtt is a round-trip time in units of 1.024 µs, which take no division: 0 if
+// it is not known.
 type rtt uint32
+
+const rttShift = 10
 
 // shorter returns the less of r and d.
 func shorter(r rtt, d time.Duration) rtt {
-	n := rtt(min(max(d.Microseconds(), 1), math.MaxUint32))
-	if r == 0 || n < r {
-		return n
+	if r != 0 && d >= time.Duration(r)<<rttShift {
+		return r
 	}
-	return r
+	return rtt(min(max(d>>rttShift, 1), math.MaxUint32))
 }
 
 // An opening tells how a connection was opened, beyond the times in conn.
@@ -220,9 +222,14 @@ type opening struct {
 	syns        uint8 // how often the SYN was sent
 	again       uint8 // how often the SYN-ACK was sent again after the client had acknowledged it
 	doubled     uint8 // how many packets of the opening, and of the request, were captured twice
-	others      bool  // meanwhile another connection of the same client to the same server was accepted
+	others      bool  // a while after the first SYN, another connection of the same client to the same server was accepted
 	clientSpoke bool  // the client sent more than SYNs
 }
+
+// aliveAfter is how long after a SYN without an answer another connection must be
+// accepted to show that the server's host and the path to it are still there: one
+// that is accepted at the same moment may have been the last.
+const aliveAfter = 500 * time.Millisecond
 
 // resent is how far apart copies of a SYN are at least that were sent, and not
 // only captured again on their way.
@@ -235,8 +242,7 @@ func (o *opening) asked(t *Tracker, c *conn, quiet time.Duration) {
 		o.doubled++
 		return
 	case o.syns > 0 && c.synAckTime == 0:
-		e := t.acceptedOf(c)
-		o.others = o.others || e.key == t.acceptKey(c) && e.time > c.synTime
+		o.others = o.others || t.acceptedAfter(c, c.synTime.Add(aliveAfter)) != 0
 	}
 	o.syns = min(o.syns, 254) + 1
 }
@@ -245,7 +251,8 @@ func (o *opening) asked(t *Tracker, c *conn, quiet time.Duration) {
 func (o *opening) accepted(t *Tracker, c *conn, s *capture.Segment) {
 	switch {
 	case c.synAckTime == 0:
-		*t.acceptedOf(c) = accept{t.acceptKey(c), s.Time}
+		key := t.acceptKey(c)
+		t.accepts[key%uint64(len(t.accepts))] = accept{key, s.Time}
 		v := t.serverOf(c)
 		v.accepted = s.Time
 		v.header.note(s)
@@ -271,8 +278,14 @@ func (t *Tracker) acceptKey(c *conn) uint64 {
 	return t.table.longHash(&client, &c.ep[1-c.clientSide()])
 }
 
-func (t *Tracker) acceptedOf(c *conn) *accept {
-	return &t.accepts[t.acceptKey(c)%uint64(len(t.accepts))]
+// acceptedAfter returns when c's client was last accepted by c's server, if that
+// was after the given time; else 0.
+func (t *Tracker) acceptedAfter(c *conn, after capture.Time) capture.Time {
+	key := t.acceptKey(c)
+	if e := &t.accepts[key%uint64(len(t.accepts))]; e.key == key && e.time > after {
+		return e.time
+	}
+	return 0
 }
 
 // wasReset reports whether a RST ended c, and no FIN.

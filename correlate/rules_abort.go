@@ -137,6 +137,14 @@ func clientAbort(f *facts) *ruling {
 	if gone && k.kind != ReplyReset {
 		x.note(f.refusals[0].frame, f.refusals[0].file, "and its reset (frame %d) refuses what the server sent: nobody was waiting for it", f.refusals[0].frame)
 	}
+	if gone && k.kind == ReplyReset {
+		// A client's socket that closes says so, and a RST that says so is not sent
+		// again when it is lost; but one that was reset in the server's name says
+		// nothing, and the server's end cannot see that RST.
+		x.candidates = []Verdict{x.verdict, InjectedReset}
+		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the client was gone, and no close of its was captured"
+		x.note(0, 0, "no close of the client's was seen: its TCP may also have been reset in the server's name; a capture at the client would tell")
+	}
 	if f.K.seen() && f.K.hasAck && f.K.ack > k.off && k.kind == FINClose {
 		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) acknowledges that %s: it closed afterwards", f.K.name(), f.K.frame, k.name())
 	}

@@ -38,7 +38,10 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.reset1(t, s, d, at)
 		return
 	}
-	h.last, p.probes = s.Time, 0
+	h.last = s.Time
+	if p.probes != 0 {
+		p.probes = 0
+	}
 	off := h.rel(s.Seq)
 	at.resent = s.Len > 0 && h.top >= off+int64(s.Len) && s.Time.Sub(h.topTime) > moment
 	if s.Flags&capture.SYN != 0 {
