@@ -288,8 +288,11 @@ func (t *Tracker) acceptedAfter(c *conn, after capture.Time) capture.Time {
 	return 0
 }
 
-// wasReset reports whether a RST ended c, and no FIN.
+// wasReset reports whether a RST ended c, and no FIN or refusal.
 func (c *conn) wasReset() bool {
 	a, b := &c.half[0], &c.half[1]
-	return (a.reset != nil || b.reset != nil) && !a.fin.seen() && !b.fin.seen()
+	if a.fin.seen() || b.fin.seen() {
+		return false
+	}
+	return a.reset != nil && !a.reset.refusal || b.reset != nil && !b.reset.refusal
 }

@@ -381,7 +381,7 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	c.state = ending
 	c.place = t.order.open()
 	switch {
-	case c.half[0].reset.odd() || c.half[1].reset.odd() || len(c.queue) > 0 && c.wasReset():
+	case c.half[0].reset.odd() || c.half[1].reset.odd() || c.wasReset() && (len(c.queue) > 0 || c.responses == 0):
 		t.endedOdd.add(c)
 	case len(c.queue) > 0 || c.responses == 0 && c.serverHalf().reset != nil:
 		t.ended.add(c)
