@@ -4,10 +4,13 @@ export CGO_ENABLED = 0
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 5s
-NEEDS = jq tcpdump ip
-DEBS = jq tcpdump iproute2
+NEEDS = jq tcpdump ip nft
+DEBS = jq tcpdump iproute2 nftables
+# Debian has Caddy and Node as well; what is not there is skipped, aloud.
+WITNESSES = tcpdump ip nft nginx apache2 haproxy lighttpd /usr/bin/gunicorn /usr/bin/uvicorn curl node caddy
+WITNESS_DEBS = tcpdump iproute2 nftables nginx-light apache2 haproxy lighttpd gunicorn uvicorn python3-aiohttp python3-requests curl nodejs caddy
 
-.PHONY: test check build fuzz bench tools
+.PHONY: test check build fuzz bench bench-truth tools
 
 # What CI runs: all that must hold for a change.
 test: tools check build
@@ -37,6 +40,11 @@ bench:
 	@$(MAKE) --no-print-directory tools NEEDS="tcpdump ip tcptrace tshark" DEBS="tcpdump iproute2 tcptrace tshark"
 	go run ./bench/load
 	go run ./bench/compare
+
+# Holds verdicts against the logs of real servers and clients.
+bench-truth:
+	@$(MAKE) --no-print-directory tools NEEDS="$(WITNESSES)" DEBS="$(WITNESS_DEBS)"
+	go run ./bench/witness
 
 # What some tests call and a fresh Debian lacks.
 tools:
