@@ -488,7 +488,7 @@ func mismatchCase(k serverKind) func(r *run) error {
 				r.told("tls-version", 2, hello(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10})))
 		}
 		var err error
-		if k.name != "haproxy" { // which speaks HTTP/2 to whoever begins so
+		if k.name != "haproxy" && k.name != "lighttpd" { // which speak HTTP/2 to whoever begins so
 			err = r.told("h2-to-http1", 3, plain("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
 		}
 		return errors.Join(err, r.told("tls-to-http", 3, hello(&tls.Config{InsecureSkipVerify: true})),

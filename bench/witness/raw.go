@@ -19,7 +19,7 @@ type op struct {
 	IDs    []string `json:"ids,omitempty"`
 	Cause  string   `json:"-"`
 	Read   float64  `json:"read,omitempty"`   // read for so long, or to the end of the stream
-	Want   int      `json:"want,omitempty"`   // but no longer than to the so-manieth response since the connection began
+	Want   int      `json:"want,omitempty"`   // but hardly longer than to the so-manieth response since the connection began
 	Half   bool     `json:"half,omitempty"`   // shut down the sending side
 	Finish string   `json:"finish,omitempty"` // "fin" or "rst"
 }
@@ -62,7 +62,12 @@ func (s *script) speak(ops []op, log *eventLog) {
 		}
 		if o.Read > 0 {
 			t.SetReadDeadline(time.Now().Add(time.Duration(o.Read * 1e9)))
-			for o.Want == 0 || responses(got.Bytes()) < o.Want {
+			more := false // the body may come after its header
+			for {
+				if !more && o.Want > 0 && responses(got.Bytes()) >= o.Want {
+					more = true
+					t.SetReadDeadline(time.Now().Add(60 * time.Millisecond))
+				}
 				b := make([]byte, 64<<10)
 				n, err := t.Read(b)
 				got.Write(b[:n])
