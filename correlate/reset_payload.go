@@ -52,14 +52,11 @@ func describePayload(b []byte, n int) string {
 	if text := strings.TrimRight(string(b), "\x00\r\n"); text != "" && strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) < 0 {
 		return fmt.Sprintf("%q%s", text, more)
 	}
-	return fmt.Sprintf("% x%s", b[:min(len(b), 16)], moreHex(n))
-}
-
-func moreHex(n int) string {
-	if n > 16 {
-		return fmt.Sprintf(" and %d bytes more", n-16)
+	b = b[:min(len(b), 16)]
+	if n > len(b) {
+		more = fmt.Sprintf(" and %d bytes more", n-len(b))
 	}
-	return ""
+	return fmt.Sprintf("% x%s", b, more)
 }
 
 // notePayload tells what the RSTs of the connection carried. RFC 9293, section
