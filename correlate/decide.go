@@ -34,6 +34,7 @@ var requestRules = []rule{
 	{"another protocol than the server's", wrongProtocol},
 	{"client's certificate turned down", certificateRefused},
 	{"an end that TLS hides", hiddenEnd},
+	{"an upload that TLS hides", restOfUpload},
 	{"408 for a request that stalled", timedOutWithAnswer},
 	{"answered early, then reset", earlyResponseReset},
 	{"answered", answeredRequest},

@@ -175,7 +175,7 @@ func (h *half) wentOn(s *capture.Segment, off int64, at stamp) {
 	if r.over || int32(s.File) != r.file || since <= moment {
 		return
 	}
-	fresh := end > h.top || at.hasAck && h.ackSeen && at.ack > h.ack
+	fresh := end > h.top || at.hasAck && h.ackSeen && at.ack > h.ack || s.Flags&capture.FIN != 0 && !h.fin.seen()
 	if !fresh && !(s.Len > 1 && since > resendWait && s.IPID != h.header.id) {
 		return
 	}

@@ -238,6 +238,9 @@ func closeBeforeResponse(f *facts) *ruling {
 	if !f.silent() || !f.shown() {
 		return incomplete(f, "the server's sequence numbers leave room for a response that was not captured")
 	}
+	if x := f.undelivered(); x != nil {
+		return x
+	}
 	x := &ruling{verdict: CloseBeforeResponse, confidence: Proven, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
 	x.noteHad(f)
 	x.note(f.K.frame, f.K.file, "and its sequence number %d is where the response was due: not a byte of one was sent", f.K.off)
@@ -295,6 +298,9 @@ func abortBeforeResponse(f *facts) *ruling {
 		x.note(r.frame, r.file, "the server acknowledged the request (frame %d), and its reset (frame %d) says that it no longer has the connection", f.q.frame, r.frame)
 		return x
 	}
+	if x := f.undelivered(); x != nil {
+		return x
+	}
 	x := &ruling{verdict: AbortBeforeResponse, confidence: Strong, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
 	x.noteHad(f)
 	could, sure := f.couldBeIdle()
@@ -326,6 +332,21 @@ func abortBeforeResponse(f *facts) *ruling {
 		}
 		x.note(0, 0, "a close of the server's idle connections in the same capture, or eBPF on the server, would decide")
 	}
+	return x
+}
+
+// undelivered gives up where the end of the request was sent long before the
+// server closed, and never came to it: to the server the request was not
+// complete, and what kept the rest from it is not seen.
+func (f *facts) undelivered() *ruling {
+	waited := f.K.time.Sub(f.q.lastTime) - f.conn.HandshakeRTT
+	if max(f.K.ack, f.serverAck) >= f.q.end || !f.q.complete || waited < stall {
+		return nil
+	}
+	x := &ruling{verdict: Ambiguous, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose(), why: "the end of the request did not reach the server",
+		candidates: []Verdict{RequestTimeout, FirewallReject}}
+	x.noteHad(f)
+	x.note(f.q.frame, f.q.file, "the rest had been sent %s before, and never arrived", short(f.K.time.Sub(f.q.lastTime)))
 	return x
 }
 

@@ -188,7 +188,14 @@ func backlogDropped(f *facts) *ruling {
 		return nil
 	}
 	if f.server.refused < f.K.time || f.server.refused.Sub(f.K.time) > freshLimit {
-		return nil
+		if d.n < 3 {
+			return nil
+		}
+		x := &ruling{verdict: Ambiguous, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose(),
+			candidates: []Verdict{BacklogDropped, AbortBeforeResponse}, why: "several fresh connections reset at once"}
+		x.noteHad(f)
+		x.note(0, 0, "%d fresh connections of this server, none of them answered yet, were reset within %s: the listener was closed, or the program that had accepted them ended", d.n, short(d.last.Sub(d.first)))
+		return x
 	}
 	x := &ruling{verdict: BacklogDropped, confidence: Strong, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
 	x.noteHad(f)

@@ -171,7 +171,8 @@ const (
 
 // peerDead: one end went on sending, and nothing came back any more.
 func peerDead(f *facts) *ruling {
-	if f.K.seen() || f.serverReset() || len(f.refusals) > 0 || f.missing&missingBytes != 0 || !f.serverSeen {
+	if f.K.seen() || f.serverReset() || len(f.refusals) > 0 || f.missing&missingBytes != 0 || !f.serverSeen ||
+		f.clientAck > f.serverEnd || f.clientUnseen() {
 		return nil
 	}
 	x := &ruling{verdict: PeerDead, confidence: Strong, retry: RetryAmbiguous, lost: true, close: f.closeOf(Client)}
@@ -216,8 +217,8 @@ func ignoredReset(f *facts) *ruling {
 	return nil
 }
 
-// doubt weakens a ruling that accuses the end in whose name a RST came, where one
-// sign, too little for injectedReset, says that it was not that end's.
+// doubt takes back a ruling that accuses the end in whose name a RST came, where
+// one sign, too little for injectedReset, says that it was not that end's.
 func (f *facts) doubt(x *ruling) {
 	p := x.by
 	if !x.lost || x.close == nil || x.close.kind != ActiveReset && x.close.kind != ReplyReset || p != Server && p != Client {
@@ -228,12 +229,18 @@ func (f *facts) doubt(x *ruling) {
 		return
 	}
 	signs := f.foreign(r, p)
-	if len(signs) == 0 {
+	switch {
+	case len(signs) > 0:
+		x.evidence = append(x.evidence, signs...)
+	case r.packets == 1 && r.before.off(r.ttl) > ttlJitter:
+		x.note(r.frame, r.file, "its TTL is %d, that of the only other segment that was seen of the %s %s", r.ttl, p, r.before.ttls())
+	default:
 		return
 	}
-	x.evidence = append(x.evidence, signs...)
 	x.note(0, 0, "that alone does not tell, but something on the path may have sent the reset")
-	if x.confidence > Weak {
-		x.confidence = Weak
+	if x.verdict != Ambiguous {
+		x.candidates = []Verdict{x.verdict}
 	}
+	x.candidates = append(x.candidates, InjectedReset)
+	x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "one sign of a reset that its end did not send"
 }

@@ -37,7 +37,7 @@ func hiddenEnd(f *facts) *ruling {
 	if f.K.kind != FINClose {
 		x.candidates = []Verdict{AbortMidResponse, ResetAfterComplete}
 	}
-	if f.tls.ticket == maybeTicket {
+	if f.tls.maybeTicket {
 		x.why = "a short response looks like a session ticket"
 		x.candidates = append(x.candidates, AbortBeforeResponse)
 		x.note(r.frame, r.file, "all that the server sent (frame %d) after the handshake may be a response, or a session ticket", r.frame)
@@ -53,7 +53,7 @@ func (f *facts) hidesEnd() bool {
 	if f.tls == nil || !f.hasRequest || f.K.notify || !f.K.seen() || f.first == Client || !f.q.resp.complete {
 		return false
 	}
-	if f.tls.ticket == maybeTicket {
+	if f.tls.maybeTicket {
 		return true
 	}
 	if f.K.time.Sub(f.q.resp.lastTime) >= minTimer {
@@ -160,6 +160,31 @@ func certificateRefused(f *facts) *ruling {
 	r := &ruling{verdict: TLSHandshakeFailed, confidence: Strong, by: Server, close: &f.K, lost: f.hasRequest && f.requests > 0, retry: NothingToRetry}
 	r.note(f.K.frame, f.K.file, "the first that the server sent after the client's certificate is an alert (frame %d), as when it turns the certificate down; its name is encrypted", f.K.frame)
 	return r
+}
+
+// restOfUpload gives up where the client sent on at once behind a response: HTTP/1
+// clients do that in a hurry with their next request, and those whose upload was
+// answered early with the rest of it. Which it is would show if the connection had
+// been used that way before.
+func restOfUpload(f *facts) *ruling {
+	q := &f.q
+	if f.tls == nil || !f.hasPrev || q.resp.began || !q.hasIdle || f.tls.hurried > 1 || !f.K.seen() && !f.serverReset() && !f.Kc.seen() && len(f.refusals) == 0 {
+		return nil
+	}
+	idle := q.idle
+	if f.hasRTT {
+		idle -= f.conn.HandshakeRTT - f.serverRTT // what lies between here and the client
+	}
+	if idle > moment {
+		return nil
+	}
+	x := &ruling{verdict: Ambiguous, by: f.first, close: f.closeOf(f.first), why: "TLS hides whether it is the rest of an upload",
+		candidates: []Verdict{EarlyResponseReset, AbortBeforeResponse}}
+	if f.first == Client {
+		x.candidates = []Verdict{EarlyResponseReset, ClientAbortBeforeResponse}
+	}
+	x.note(q.frame, q.file, "the client sent on (frame %d) as soon as it had the response: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
+	return x
 }
 
 // readable reports whether requests and responses of HTTP/1 can be told apart on

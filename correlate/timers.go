@@ -25,7 +25,7 @@ type server struct {
 	described  bool   // the head of a response was read
 	agents     [serverAgents]agentCount
 	considered int           // how many closes there were when held verdicts were last looked at
-	tickets    bool          // it sends session tickets behind the handshake (TLS 1.3, OpenSSL)
+	ticket     int           // length of the records in which it sends session tickets (TLS 1.3); 0 if not known
 	notifies   bool          // it sends close_notify before it closes
 	speaks     speaks        // in which protocols it was seen to answer
 	lingers    bool          // it was seen to acknowledge requests after its own FIN

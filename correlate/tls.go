@@ -50,8 +50,9 @@ type tlsConn struct {
 	early       int          // the client's encrypted records in the handshake
 	pushes      int          // how often the server spoke up without having been asked
 	firstLen    int          // of the server's first record of application data
+	hurried     int          // requests that came at once behind a response, and were answered
 	replies     int          // the server's records of application data
-	ticket      doubt        // whether the first of them may be a session ticket
+	maybeTicket bool         // the only one of them may be a session ticket
 }
 
 // A tlsHalf is one direction of a TLS connection.
@@ -79,15 +80,6 @@ const (
 	roleAlert                     // an alert in clear
 	roleClosing                   // as long as an encrypted alert
 	roleData                      // application data
-)
-
-// A doubt is whether what looks like a response may be a session ticket.
-type doubt uint8
-
-const (
-	noDoubt doubt = iota
-	maybeTicket
-	surelyTicket
 )
 
 // alertRecord is the length of a record of TLS 1.3 that holds an alert: two bytes,
@@ -394,37 +386,26 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 }
 
 // withoutTickets takes back what was taken for the first response, if it was the
-// session tickets of TLS 1.3: servers that use OpenSSL send two of the same
-// length after a full handshake, and one after a resumed one, as soon as they have
-// the client's Finished, which often is when they have its request too.
+// session tickets of TLS 1.3. Servers that use OpenSSL send two of the same length
+// after a full handshake, as soon as they have the client's Finished, which often
+// is when they have its request too. After a resumed one they send one, or none:
+// that cannot be told from a short response.
 func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 	x := c.tls
 	if x.choice.version != version13 || r.number != 1 || !x.whole {
 		return
 	}
-	x.replies++
 	s := t.serverOf(c)
+	x.replies++
 	switch {
-	case x.replies == 1 && x.choice.resumed:
-		x.ticket = maybeTicket
-		if s.tickets {
-			x.ticket = surelyTicket
-		}
 	case x.replies == 1:
 		x.firstLen = th.length
-		return
-	case x.replies == 2 && th.length == x.firstLen && th.length >= minTicket && r.resp.start == th.off-int64(th.length+recordHeader) &&
-		th.at.time.Sub(r.resp.time) <= moment:
-		x.ticket = surelyTicket
-		s.tickets = true
+		x.maybeTicket = x.choice.resumed && (s.ticket == 0 || s.ticket == th.length)
+	case x.replies > 2 || th.length != x.firstLen || th.length < minTicket || r.resp.start != th.off-int64(th.length+recordHeader) ||
+		th.at.time.Sub(r.resp.time) > moment:
+		x.maybeTicket = false // whatever the first was, this is a response
 	default:
-		if x.ticket == maybeTicket {
-			x.ticket = noDoubt // whatever the first was, this is a response
-		}
-		return
-	}
-	if x.ticket == surelyTicket {
-		x.ticket = noDoubt
+		s.ticket, x.maybeTicket = th.length, false
 		r.resp, r.base = response{}, pc.off
 		c.responses--
 		c.respTime, c.respEnd = 0, 0
@@ -499,6 +480,9 @@ func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
 		return false
 	}
 	if !r.resp.began {
+		if r.hasIdle && r.number > 1 && r.idle-max(0, c.openTime.Sub(c.synAckTime)) < moment {
+			x.hurried++
+		}
 		r.resp = response{began: true, framed: true, start: th.off, end: th.off, ack: th.at.ack, hasAck: true, time: th.at.time, lastTime: th.at.time, frame: th.at.frame, file: th.at.file}
 		return true
 	}

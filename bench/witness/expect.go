@@ -164,6 +164,7 @@ var families = []string{
 	"connect-refused connect-timeout accept-queue-overflow backlog-dropped closed-on-accept",
 	"protocol-mismatch tls-handshake-failed",
 	"injected-reset firewall-reject peer-dead",
+	"backlog-dropped abort-before-response", // only the server's other connections tell them apart
 }
 
 // related returns the given verdicts and all others of their families.
