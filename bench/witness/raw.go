@@ -17,7 +17,6 @@ type op struct {
 	Send  string  `json:"send,omitempty"`
 	// IDs of the requests that Send holds, or begins.
 	IDs    []string `json:"ids,omitempty"`
-	Cause  string   `json:"-"`
 	Read   float64  `json:"read,omitempty"`   // read for so long, or to the end of the stream
 	Want   int      `json:"want,omitempty"`   // but hardly longer than to the so-manieth response since the connection began
 	Half   bool     `json:"half,omitempty"`   // shut down the sending side
