@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"whyreset/capture"
 )
@@ -50,6 +51,7 @@ func TestRecordsInPieces(t *testing.T) {
 		k.sendCut(cli, join(aRecord(20, 1), aRecord(23, 53), aRecord(23, 100)), size)
 		k.sendCut(srv, join(aRecord(23, 400), aRecord(23, 300)), size)
 		k.send(cli, ack, nil)
+		k.wire.now = k.wire.now.Add(time.Second)
 		k.sendCut(cli, aRecord(23, 120), size)
 		k.send(srv, rst|ack, nil)
 		tr.Finish()
