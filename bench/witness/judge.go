@@ -337,6 +337,8 @@ func (t *truth) judge(h *header, m *match, damaged bool) []outcome {
 		case slices.Contains(neutral, f.Verdict):
 			o.kind = undecided
 			o.named = slices.ContainsFunc(f.Candidates, func(v string) bool { return slices.Contains(want, v) })
+		case i >= lost && t.unfinished() && slices.Contains(accepted, f.Verdict):
+			o.kind = right
 		case i >= lost:
 			o.kind = falseLost
 		case slices.Contains(accepted, f.Verdict):
@@ -413,7 +415,7 @@ func (t *truth) expected(h *header, attempts int) (verdicts []string, quiet bool
 		unseen.Status = 0 // that of the last attempt
 	}
 	verdicts, quiet = expected(h, &unseen)
-	if t.Began > 1 || t.lost() && t.Began > 0 {
+	if t.Began > 1 || (t.lost() || t.unfinished()) && t.Began > 0 {
 		more, _ := expected(h, t)
 		verdicts = append(verdicts, more...)
 	}

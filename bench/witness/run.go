@@ -103,6 +103,9 @@ func (r *run) serve(k serverKind, o options) (*proc, error) {
 	}
 	from, to := k.idle(time.Duration(o.idle) * time.Second)
 	r.header.Earliest, r.header.Latest = from.Seconds(), to.Seconds()
+	if k.early {
+		r.header.Earliest = 0
+	}
 	o.tls = r.header.TLS != ""
 	p, err := k.start(r.lab, o)
 	if err == nil {

@@ -31,6 +31,8 @@ type serverKind struct {
 	// idle returns when it really closes an idle connection that was configured to
 	// be closed after T: some add a grace, or look only once a second.
 	idle func(T time.Duration) (earliest, latest time.Duration)
+	// early says that it may close well before that, too.
+	early bool
 	// crashes are the actions with which an application can end a connection.
 	crashes []string
 	// reload is the signal that replaces the configuration or ends it gracefully.
@@ -59,7 +61,9 @@ func serverKinds() []serverKind {
 			reload: syscall.SIGUSR1, tls: true, start: startApache},
 		{name: "haproxy", command: "haproxy", version: []string{"-v"}, proxy: true, idle: exactly, reload: syscall.SIGUSR2, tls: true, start: startHAProxy},
 		{name: "lighttpd", limit: true, command: "lighttpd", version: []string{"-v"}, proxy: true,
-			// Its clock ticks once a second, and the setting is what must have passed.
+			// Its clock ticks once a second, and what it counts from is now and then the
+			// request before the last.
+			early:  true,
 			idle:   func(T time.Duration) (time.Duration, time.Duration) { return T, T + 2100*time.Millisecond },
 			reload: syscall.SIGUSR1, start: startLighttpd},
 		{name: "caddy", command: "caddy", version: []string{"version"}, proxy: true, idle: exactly, reload: syscall.SIGTERM, tls: true, start: startCaddy},

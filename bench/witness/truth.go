@@ -93,6 +93,11 @@ func (t *truth) lost() bool {
 	return false
 }
 
+// unfinished reports whether the server's log does not show the answer that the
+// client took for a whole one: Node's fetch is content with chunks that end in the
+// middle if the response said Connection: close.
+func (t *truth) unfinished() bool { return !t.lost() && t.Began > 0 && !t.Ended }
+
 // A run collects what a case does, and then its truth.
 type run struct {
 	*lab
