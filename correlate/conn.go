@@ -105,8 +105,9 @@ type closing struct {
 	hasAck bool
 	resent bool // its first copy was not captured, and may have acknowledged less
 	file   int32
-	off    int64 // its sequence number
-	ack    int64 // the least it acknowledged over all copies: Linux rewrites it when it retransmits
+	off    int64        // its sequence number
+	heard  capture.Time // of the other end's latest data until then
+	ack    int64        // the least it acknowledged over all copies: Linux rewrites it when it retransmits
 	time   capture.Time
 	frame  uint64
 }

@@ -66,6 +66,7 @@ type facts struct {
 	q          request  // the request that is judged; else the last one
 	prev       response // the last complete response to a request before q
 	hasPrev    bool
+	prevBytes  int64 // of that request
 	behind     bool  // an earlier request is outstanding too
 	front      int64 // the first byte of the earliest of them
 	frontEnd   int64 // how far its response had come; 0 if there was none
@@ -206,7 +207,7 @@ func (f *facts) about(q, prev, front *request) *facts {
 		}
 	}
 	if prev != nil {
-		g.prev, g.hasPrev = prev.resp, true
+		g.prev, g.hasPrev, g.prevBytes = prev.resp, true, prev.end-prev.start
 	}
 	return &g
 }
@@ -415,9 +416,9 @@ func (f *facts) atTimer() due {
 	}
 	arrived := closed - f.K.time.Sub(f.q.time) + f.serverRTT
 	if tm.Closes > 0 {
-		early := tm.early()
+		early, low := tm.early(), (tm.Timeout-tm.Spread)*9/10
 		switch {
-		case closed < tm.Timeout*9/10, arrived < tm.Timeout*9/10 && f.serverRTT > 0:
+		case closed < low, arrived < low && f.serverRTT > 0:
 			return dueLater
 		case closed < tm.Timeout-early || arrived < tm.Timeout-early-10*time.Millisecond:
 			return dueUnknown

@@ -58,6 +58,7 @@ func (t *Tracker) closed(c *conn, d int, k *closing) {
 		t.leaveTrails(c, c.last, byServer && k.kind == FINClose)
 	}
 	if first && byServer && k.hasAck && (len(c.queue) > 0 || !c.announced) && !c.half[c.client].fin.seen() {
+		t.serverOf(c).departed = k.time
 		t.depart(c, k)
 	}
 }

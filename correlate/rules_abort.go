@@ -3,6 +3,8 @@ package correlate
 import (
 	"fmt"
 	"time"
+
+	"whyreset/capture"
 )
 
 // Rules for requests that one end gave up while they were under way.
@@ -93,6 +95,9 @@ func clientAbort(f *facts) *ruling {
 	case f.K.seen() || f.serverReset(): // the server closed in turn, without a complete response
 		x.confidence = Strong
 		if f.q.complete && k.time.Sub(f.q.lastTime) < atOnce {
+			if !f.conn.StartSeen {
+				return incomplete(f, "the client closed right behind the request, as it does when the server's close, which was not captured, has arrived")
+			}
 			x.confidence = Weak
 			x.note(0, 0, "a client that closes its sending side behind the request, and reads on, would look the same")
 		}
@@ -183,14 +188,22 @@ const stall = 500 * time.Millisecond
 // requestTimeout: the server closed, without a word, on a request that had not
 // come to its end for some time.
 func requestTimeout(f *facts) *ruling {
-	if !f.K.seen() || f.q.complete || !f.q.framed && f.q.resp.began || !f.silent() || f.clientUnseen() {
+	if !f.K.seen() || !f.q.framed && f.q.resp.began || !f.silent() || f.clientUnseen() {
 		return nil
 	}
-	quiet := f.K.time.Sub(f.q.lastTime) - f.conn.HandshakeRTT
+	// What the client sent later does not matter: it was not there.
+	last, had, part := f.lastBefore(), f.q.end-f.q.start, !f.q.complete
+	if f.K.hasAck && f.K.ack > f.q.start && f.K.ack < f.q.end && f.q.lastTime > last {
+		had, part = f.K.ack-f.q.start, true
+	}
+	if !part {
+		return nil
+	}
+	quiet := f.K.time.Sub(last) - f.conn.HandshakeRTT
 	taken := f.K.time.Sub(f.q.time) - f.conn.HandshakeRTT
 	// Either silence, or so little at a time that it comes to the same.
-	slow := taken >= stall && (!f.q.headEnded || taken > time.Second && f.q.end-f.q.start < int64(taken/time.Second)*500)
-	if !slow && (quiet < stall || f.K.hasAck && f.K.ack < f.q.end) {
+	slow := taken >= stall && (!f.q.headEnded || taken > time.Second && had < int64(taken/time.Second)*500)
+	if !slow && (quiet < stall || f.K.hasAck && f.K.ack < f.q.start+had) {
 		return nil
 	}
 	if f.missing&(missingHead|missingSync|missingBytes) != 0 {
@@ -199,12 +212,21 @@ func requestTimeout(f *facts) *ruling {
 	x := &ruling{verdict: RequestTimeout, confidence: Strong, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
 	if quiet < stall {
 		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came %s after the beginning of the request (frame %d), of which %d bytes had been sent, and not the end",
-			f.K.name(), f.K.frame, short(taken), f.q.frame, f.q.end-f.q.start)
+			f.K.name(), f.K.frame, short(taken), f.q.frame, had)
 		return x
 	}
 	x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came when the client had been silent for %s inside its request (frame %d), of which %d bytes had been sent",
-		f.K.name(), f.K.frame, short(quiet), f.q.frame, f.q.end-f.q.start)
+		f.K.name(), f.K.frame, short(quiet), f.q.frame, had)
 	return x
+}
+
+// lastBefore is when the client had last sent a part of q before the server's
+// close was captured.
+func (f *facts) lastBefore() capture.Time {
+	if f.K.heard >= f.q.time {
+		return min(f.q.lastTime, f.K.heard)
+	}
+	return f.q.lastTime
 }
 
 // prompt is how soon after a request's arrival a server's close must come to be
@@ -242,6 +264,9 @@ func closeBeforeResponse(f *facts) *ruling {
 		return x
 	}
 	x := &ruling{verdict: CloseBeforeResponse, confidence: Proven, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
+	if f.K.ack < f.q.end {
+		x.confidence = Strong // it had not all of it
+	}
 	x.noteHad(f)
 	x.note(f.K.frame, f.K.file, "and its sequence number %d is where the response was due: not a byte of one was sent", f.K.off)
 	if f.K.resent {
@@ -339,14 +364,14 @@ func abortBeforeResponse(f *facts) *ruling {
 // server closed, and never came to it: to the server the request was not
 // complete, and what kept the rest from it is not seen.
 func (f *facts) undelivered() *ruling {
-	waited := f.K.time.Sub(f.q.lastTime) - f.conn.HandshakeRTT
+	waited := f.K.time.Sub(f.lastBefore()) - f.conn.HandshakeRTT
 	if max(f.K.ack, f.serverAck) >= f.q.end || !f.q.complete || waited < stall {
 		return nil
 	}
 	x := &ruling{verdict: Ambiguous, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose(), why: "the end of the request did not reach the server",
 		candidates: []Verdict{RequestTimeout, FirewallReject}}
 	x.noteHad(f)
-	x.note(f.q.frame, f.q.file, "the rest had been sent %s before, and never arrived", short(f.K.time.Sub(f.q.lastTime)))
+	x.note(f.q.frame, f.q.file, "the rest had been sent %s before, and never arrived", short(f.K.time.Sub(f.lastBefore())))
 	return x
 }
 

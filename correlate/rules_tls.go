@@ -162,28 +162,46 @@ func certificateRefused(f *facts) *ruling {
 	return r
 }
 
-// restOfUpload gives up where the client sent on at once behind a response: HTTP/1
-// clients do that in a hurry with their next request, and those whose upload was
-// answered early with the rest of it. Which it is would show if the connection had
-// been used that way before.
+// restOfUpload gives up where what looks like a request may be the rest of one that
+// was answered early: HTTP/1 clients send on at once behind a response with their
+// next request if they are in a hurry, and with the rest of an upload if they have
+// not read the answer yet. A server that closed right behind its response may have
+// announced that.
 func restOfUpload(f *facts) *ruling {
 	q := &f.q
-	if f.tls == nil || !f.hasPrev || q.resp.began || !q.hasIdle || f.tls.hurried > 1 || !f.K.seen() && !f.serverReset() && !f.Kc.seen() && len(f.refusals) == 0 {
+	switch {
+	case f.tls == nil || q.resp.began || !f.K.seen() && !f.serverReset() && !f.Kc.seen() && len(f.refusals) == 0:
+		return nil
+	case f.tls.broken == q.number:
+		return incomplete(f, "where the request begins is not known")
+	case !f.hasPrev || !q.hasIdle:
 		return nil
 	}
 	idle := q.idle
 	if f.hasRTT {
 		idle -= f.conn.HandshakeRTT - f.serverRTT // what lies between here and the client
 	}
-	if idle > moment {
+	const large = 4096
+	atOnce := idle <= moment && f.tls.hurried < 2 || idle <= uploadPause && max(f.prevBytes, q.end-q.start) > large
+	closed := f.first != Client && f.K.seen() && f.respTime != 0 && f.K.time.Sub(f.respTime) < minTimer && f.K.off == f.respEnd
+	if !atOnce && !closed {
 		return nil
 	}
 	x := &ruling{verdict: Ambiguous, by: f.first, close: f.closeOf(f.first), why: "TLS hides whether it is the rest of an upload",
-		candidates: []Verdict{EarlyResponseReset, AbortBeforeResponse}}
-	if f.first == Client {
+		candidates: []Verdict{EarlyResponseReset, RequestTimeout, AbortBeforeResponse}}
+	switch {
+	case f.first == Client:
 		x.candidates = []Verdict{EarlyResponseReset, ClientAbortBeforeResponse}
+	case f.K.kind == FINClose && q.ack > f.K.off:
+		x.candidates = []Verdict{LateReuse, EarlyResponseReset, RequestTimeout}
+	case f.hadNothing():
+		x.candidates = []Verdict{KeepaliveLimitRace, EarlyResponseReset, RequestTimeout}
 	}
-	x.note(q.frame, q.file, "the client sent on (frame %d) as soon as it had the response: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
+	if atOnce {
+		x.note(q.frame, q.file, "the client sent on (frame %d) as soon as it had the response: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
+	} else {
+		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came right behind its response; what the client sent then (frame %d) may be the rest of the same request, or sent in spite of an announced close, which TLS hides", f.K.name(), f.K.frame, q.frame)
+	}
 	return x
 }
 

@@ -51,6 +51,9 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	if h.reset != nil {
 		h.wentOn(s, off, at)
 	}
+	if r := p.reset; r != nil && s.Time.Sub(r.time) < moment {
+		r.unasked = 0 // this may be what it answers
+	}
 	h.header.note(s)
 	if past := off + int64(s.Len); past > h.top {
 		h.top, h.topTime = past, s.Time
@@ -126,7 +129,7 @@ func (c *conn) finSegment(t *Tracker, h, p *half, off int64, at stamp) {
 	if !h.fin.seen() {
 		// Sequence numbers behind it, from either end, tell of an earlier copy.
 		resent := h.top > off && at.time.Sub(h.topTime) > moment || p.ack > off && at.time.Sub(p.ackTime) > moment
-		h.closings(t).fin = closing{kind: FINClose, hasAck: at.hasAck, resent: resent, off: off, ack: at.ack, time: at.time, frame: at.frame, file: at.file}
+		h.closings(t).fin = closing{kind: FINClose, hasAck: at.hasAck, resent: resent, off: off, ack: at.ack, heard: p.lastData, time: at.time, frame: at.frame, file: at.file}
 		return
 	}
 	if off == h.fin.off && at.hasAck {
@@ -177,7 +180,7 @@ func (c *conn) reset1(t *Tracker, s *capture.Segment, d int, at stamp) {
 		if d != int(c.client) && c.startSeen && c.responses == 0 && c.requests > 0 {
 			t.serverOf(c).dropped.note(s.Time)
 		}
-		e.rst = closing{kind: ActiveReset, hasAck: true, off: off, ack: at.ack, time: s.Time, frame: s.Frame, file: int32(s.File)}
+		e.rst = closing{kind: ActiveReset, hasAck: true, off: off, ack: at.ack, heard: p.lastData, time: s.Time, frame: s.Frame, file: int32(s.File)}
 	case off == e.rst.off:
 		e.rst.ack = min(e.rst.ack, at.ack)
 	}

@@ -39,6 +39,7 @@ type server struct {
 	header   ipHeader     // of its SYN-ACKs
 	host     *ipHeader    // the same of all servers with this address
 	accepted capture.Time // its latest SYN-ACK to a new connection; 0 if there was none
+	departed capture.Time // when it last closed a connection of its own accord; 0 if it has not
 	refused  capture.Time // the latest SYN that was refused in its name; 0 if none was
 	dropped  drops
 }

@@ -40,6 +40,7 @@ type tlsConn struct {
 	established bool         // the handshake is over
 	at          capture.Time // when it was
 	http2       bool         // the messages are those of HTTP/2
+	broken      int          // number of the request that began behind lost records; 0 if none
 	other       bool         // its port is one of other protocols
 	foreign     bool         // the data does not alternate as HTTP/1 does
 	refused     closing      // an alert that ended the handshake; its kind is NoClose if there was none
@@ -62,7 +63,7 @@ type tlsHalf struct {
 	role    recordRole
 	cipher  bool // its ChangeCipherSpec was seen
 	read    bool // its hello was read, or cannot be
-	lost    bool // its records can no longer be told apart
+	torn    bool // records were lost since the other end last spoke
 	records int  // of application data
 	at      stamp
 	off     int64
@@ -217,7 +218,7 @@ func (c *conn) loseRecords(t *Tracker, d int, pc *piece, why missing) {
 	c.tls.half[d].drop(t)
 	c.tls.established = true // or never will be, as far as can be told
 	c.tls.whole = false
-	c.tls.half[d].lost = true
+	c.tls.half[d].torn = true
 	c.tls.half[d].notify = closing{}
 	c.loseSync(d, why)
 	if n := len(c.queue); n > 0 {
@@ -357,7 +358,7 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 		}
 		th.drop(t)
 	case roleClosing:
-		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack,
+		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack, heard: c.half[1-d].lastData,
 			time: th.at.time, frame: th.at.frame, file: th.at.file}
 	case roleData:
 		r := c.queue[len(c.queue)-1]
@@ -402,7 +403,7 @@ func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 		x.firstLen = th.length
 		x.maybeTicket = x.choice.resumed && (s.ticket == 0 || s.ticket == th.length)
 	case x.replies > 2 || th.length != x.firstLen || th.length < minTicket || r.resp.start != th.off-int64(th.length+recordHeader) ||
-		th.at.time.Sub(r.resp.time) > moment:
+		th.at.time.Sub(r.resp.time) > busy:
 		x.maybeTicket = false // whatever the first was, this is a response
 	default:
 		s.ticket, x.maybeTicket = th.length, false
@@ -444,6 +445,9 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 	c.beginRequest(t, th.off, &th.at)
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded, r.base = true, true, x.base
+	if th.torn {
+		x.broken = r.number
+	}
 	if x.whole {
 		t.serverOf(c).speaks |= speaksTLS
 	}
@@ -479,6 +483,7 @@ func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
 	if !th.at.hasAck || th.at.ack <= r.start {
 		return false
 	}
+	x.half[c.client].torn = false
 	if !r.resp.began {
 		if r.hasIdle && r.number > 1 && r.idle-max(0, c.openTime.Sub(c.synAckTime)) < moment {
 			x.hurried++

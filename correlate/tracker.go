@@ -174,6 +174,9 @@ func (t *Tracker) Add(s *capture.Segment) {
 		t.last = c
 	}
 	if fresh {
+	} else if c.half[d].ends != c.half[1-d].ends && c.elsewhere(s, d) {
+		// Its SYN was not captured, and the ports are those of one that had closed.
+		c, d = t.replace(c, s), 0
 	} else if s.Flags&(capture.SYN|capture.RST) == capture.SYN || c.pendingFrom >= 0 {
 		if c = t.again(c, s, d); c == nil {
 			return
@@ -185,6 +188,19 @@ func (t *Tracker) Add(s *capture.Segment) {
 		}
 	}
 	c.segment(t, s, d)
+}
+
+// elsewhere reports whether a segment with data, of a connection that one end has
+// closed, lies further from all that both ends sent than any window reaches
+// (RFC 7323, section 2.3).
+func (c *conn) elsewhere(s *capture.Segment, d int) bool {
+	h, p := &c.half[d], &c.half[1-d]
+	if s.Len == 0 || s.Flags&(capture.SYN|capture.RST) != 0 || s.Flags&capture.ACK == 0 || !h.based || !p.based || !h.fin.seen() && !p.fin.seen() {
+		return false
+	}
+	const window = 1 << 30
+	off, ack := h.rel(s.Seq), p.rel(s.Ack)
+	return (off > h.upTo()+window/16 || off < 1-window/16) && (ack > p.upTo()+window/16 || ack < 1-window/16)
 }
 
 // again handles a segment that may begin another connection on the same
