@@ -39,9 +39,6 @@ const (
 	// timerWait is how long a verdict that only lacks the server's idle timer
 	// waits for it to be learned.
 	timerWait = 2 * time.Minute
-	// maxGone bounds the reported connections that are remembered so that what
-	// comes late is not taken for new ones.
-	maxGone = 8192
 	// maxHeld bounds the verdicts that wait for a timer at once.
 	maxHeld = 4096
 	// answerWait is how long a request must have waited, when the capture ends,
@@ -76,12 +73,10 @@ type Tracker struct {
 	pieces    int // that wait to be framed
 	stored    int // bytes of all half.buf
 
-	ended     waitingLine             // connections that ended with a request outstanding
-	endedIdle waitingLine             // those that ended without
-	endedOdd  waitingLine             // see lingerOdd
-	gone      map[uint64]capture.Time // last segments of reported connections, by longHash
-	goneOrder [maxGone]uint64         // its keys, a ring
-	nextGone  int
+	ended     waitingLine // connections that ended with a request outstanding
+	endedIdle waitingLine // those that ended without
+	endedOdd  waitingLine // see lingerOdd
+	gone      goneRing
 	held      []held      // verdicts that wait for a timer
 	waits     [2]waitLine // findings that wait for what comes after: for a copy, and for the answer to it
 	waiting   int         // how many there are
@@ -132,7 +127,6 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 		max:     cfg.MaxConnections,
 		brief:   cfg.Brief,
 		table:   newTable(rand.Uint64()),
-		gone:    map[uint64]capture.Time{},
 		agents:  newAgents(),
 		servers: map[capture.Endpoint]*server{},
 		hosts:   map[[16]byte]*ipHeader{},
@@ -258,7 +252,7 @@ func (t *Tracker) late(s *capture.Segment, hash uint64) bool {
 	if s.Flags&capture.SYN != 0 {
 		return false
 	}
-	at, ok := t.gone[hash]
+	at, ok := t.gone.find(hash)
 	if !ok || s.Len > 1 && s.Time.Sub(at) > 30*time.Second {
 		return false
 	}
@@ -520,11 +514,7 @@ func (t *Tracker) finish(c *conn, atEnd bool) {
 	t.judge(c, atEnd)
 	t.current = 0
 	t.order.close(c.place, t.emit)
-	hash := t.table.longHash(&c.ep[0], &c.ep[1])
-	delete(t.gone, t.goneOrder[t.nextGone])
-	t.gone[hash] = c.last
-	t.goneOrder[t.nextGone] = hash
-	t.nextGone = (t.nextGone + 1) % maxGone
+	t.gone.add(t.table.longHash(&c.ep[0], &c.ep[1]), c.last)
 	t.recycle(c)
 }
 
