@@ -88,7 +88,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	} else if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
 		c.settle(t, false)
 	} else if c.ended != 0 && p.reset != nil && p.reset.challenges(h, s, off, at) {
-		c.revive(p)
+		c.revive(t, p)
 	}
 	if closes {
 		t.closed(c, d, &h.fin)
@@ -206,7 +206,7 @@ func (c *conn) data(t *Tracker, d int, pc *piece, s *capture.Segment) {
 		return
 	}
 	if c.ended != 0 && end > h.end && h.overruled(end, s.Time) {
-		c.revive(h)
+		c.revive(t, h)
 	}
 	h.end = max(h.end, end)
 	h.lastData = pc.at.time
@@ -242,13 +242,13 @@ func (h *half) overruled(end int64, now capture.Time) bool {
 }
 
 // revive withdraws the RSTs of h: the connection went on.
-func (c *conn) revive(h *half) {
+func (c *conn) revive(t *Tracker, h *half) {
 	h.ignored += int(h.nreply)
 	if h.rst.seen() {
 		h.ignored++
 	}
 	h.rst, h.nreply = closing{}, 0
-	c.ended = 0
+	c.ended, t.due = 0, 0
 }
 
 // again takes in bytes that were framed before: a retransmission, or the same

@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"cmp"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -73,9 +74,10 @@ type Tracker struct {
 	pieces    int // that wait to be framed
 	stored    int // bytes of all half.buf
 
-	ended     waitingLine // connections that ended with a request outstanding
-	endedIdle waitingLine // those that ended without
-	endedOdd  waitingLine // see lingerOdd
+	ended     waitingLine  // connections that ended with a request outstanding
+	endedIdle waitingLine  // those that ended without
+	endedOdd  waitingLine  // see lingerOdd
+	due       capture.Time // when the first of these has waited long enough, or before
 	gone      goneRing
 	held      []held      // verdicts that wait for a timer
 	waits     [2]waitLine // findings that wait for what comes after: for a copy, and for the answer to it
@@ -144,8 +146,10 @@ func (t *Tracker) Add(s *capture.Segment) {
 	t.clocks[s.File] = max(t.clocks[s.File], s.Time)
 	if s.Time > t.now {
 		t.now = s.Time
-		if t.ended.len()+t.endedIdle.len()+t.endedOdd.len()+len(t.held) > 0 {
+		if t.now >= t.due {
 			t.release()
+		}
+		if len(t.held) > 0 {
 			t.releaseHeld()
 		}
 		if t.waiting > 0 {
@@ -347,6 +351,7 @@ func (t *Tracker) recycle(c *conn) {
 		c.server.open--
 	}
 	c.state = free
+	t.due = 0 // another may be first in its line now
 	t.spare = append(t.spare, c)
 }
 
@@ -390,6 +395,7 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	}
 	c.state = ending
 	c.place = t.order.open()
+	t.due = min(t.due, at.Add(lingerIdle))
 	switch {
 	case c.half[0].reset.odd() || c.half[1].reset.odd() || c.wasReset() && (len(c.queue) > 0 || c.responses == 0):
 		t.endedOdd.add(c)
@@ -402,12 +408,12 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 
 // release reports what has waited long enough.
 func (t *Tracker) release() {
-	t.releaseAfter(&t.endedIdle, lingerIdle)
-	t.releaseAfter(&t.ended, linger)
-	t.releaseAfter(&t.endedOdd, lingerOdd)
+	idle := t.releaseAfter(&t.endedIdle, lingerIdle)
+	t.due = min(idle, t.releaseAfter(&t.ended, linger), t.releaseAfter(&t.endedOdd, lingerOdd))
 }
 
-func (t *Tracker) releaseAfter(line *waitingLine, wait time.Duration) {
+// releaseAfter returns when the next of line has waited long enough.
+func (t *Tracker) releaseAfter(line *waitingLine, wait time.Duration) capture.Time {
 	for line.len() > 0 {
 		e := line.conns[line.next]
 		switch {
@@ -417,12 +423,13 @@ func (t *Tracker) releaseAfter(line *waitingLine, wait time.Duration) {
 			t.order.close(e.c.place, t.emit)
 			e.c.place = 0
 		case t.now.Sub(e.c.ended) < wait:
-			return
+			return e.c.ended.Add(wait)
 		default:
 			t.finish(e.c, false)
 		}
 		line.next++
 	}
+	return math.MaxInt64
 }
 
 // An outOrder brings findings into the order in which their connections ended,
