@@ -13,6 +13,12 @@ import (
 // The names K, Kc, a and b are those of the literature on this: K is the
 // server's close, Kc the client's, and [a,b) are the request's bytes.
 type facts struct {
+	connFacts
+	requestFacts
+}
+
+// connFacts are those of the connection.
+type connFacts struct {
 	conn    Connection
 	server  *server
 	tally   *tally       // what was counted of the connection, shared by the facts of all its requests
@@ -59,9 +65,16 @@ type facts struct {
 	respEnd  int64
 	preface  int64
 	client   int       // which half is the client's
+	protocol protocol  // what conn.Protocol names
 	tls      *tlsConn  // nil if the connection does not speak TLS
 	mismatch *mismatch // nil if each end understood the other
 
+	clientTop int64 // the highest sequence number that the client used
+}
+
+// requestFacts are those of a request. Nearly all connections end without one that
+// is worth them.
+type requestFacts struct {
 	hasRequest bool
 	q          request  // the request that is judged; else the last one
 	prev       response // the last complete response to a request before q
@@ -71,7 +84,6 @@ type facts struct {
 	front      int64 // the first byte of the earliest of them
 	frontEnd   int64 // how far its response had come; 0 if there was none
 	frontLost  bool  // where that response ends is not known
-	clientTop  int64 // the highest sequence number that the client used
 }
 
 // A tally keeps a connection with several findings from being counted twice.
@@ -83,9 +95,10 @@ type tally struct {
 // gather collects the facts of c, without those of a request. They hold until
 // the next call.
 func (t *Tracker) gather(c *conn, atEnd bool) *facts {
-	ch, sh := c.clientHalf(), c.serverHalf()
+	client := c.clientSide()
+	ch, sh := &c.half[client], &c.half[1-client]
 	f := &t.scratch
-	*f = facts{} // and then field by field: a literal is built elsewhere and copied, a kilobyte of it
+	f.connFacts = connFacts{} // and then field by field: a literal is built elsewhere and copied, most of a kilobyte
 	f.brief, f.server, f.counted = t.brief, t.serverOf(c), &t.counted
 	f.now, f.time, f.atEnd = t.now, c.ended, atEnd && c.ended == 0
 	f.openTime, f.requests, f.responses = c.openTime, int(c.requests), int(c.responses)
@@ -116,7 +129,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	}
 	f.clientSent, f.serverSent = ch.upTo(), sh.upTo()
 	f.K, f.Kc = firstClose(sh), firstClose(ch)
-	f.client = c.clientSide()
+	f.client = client
 	if c.mismatch != nil && c.mismatch.what != "" {
 		f.mismatch = c.mismatch
 	}
@@ -127,11 +140,11 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	if len(c.queue) > 0 {
 		f.others = t.acceptedAfter(c, c.synAckTime)
 	}
-	f.conn = Connection{
-		ID: c.id, Client: c.ep[c.clientSide()], Server: c.ep[1-c.clientSide()],
-		Start: c.start, StartSeen: c.startSeen, Requests: int(c.requests), Responses: int(c.responses),
-		Protocol: c.protocol.String(),
-	}
+	v := &f.conn
+	v.ID, v.Client, v.Server = c.id, c.ep[f.client], c.ep[1-f.client]
+	v.Start, v.StartSeen = c.start, c.startSeen
+	v.Requests, v.Responses = int(c.requests), int(c.responses)
+	f.protocol, v.Protocol = c.protocol, c.protocol.String()
 	if c.tls != nil {
 		t.gatherTLS(c, f)
 	}
@@ -144,8 +157,8 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	if f.serverRTT > 0 && c.openTime >= c.synAckTime && c.ackSeen {
 		d1, d2 := c.synAckTime.Sub(c.synTime), c.openTime.Sub(c.synAckTime)
 		f.hasRTT = true
-		f.conn.HandshakeRTT, f.conn.HasRTT = d1+d2, true
-		f.conn.Vantage = vantage(d1, d2)
+		v.HandshakeRTT, v.HasRTT = d1+d2, true
+		v.Vantage = vantage(d1, d2)
 	}
 	return f
 }

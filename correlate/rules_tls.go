@@ -8,7 +8,7 @@ package correlate
 // clients act on it, and their FIN is often the first.
 func (t *Tracker) gatherTLS(c *conn, f *facts) {
 	f.tls = c.tls
-	server := 1 - c.clientSide()
+	server := 1 - f.client
 	if k := c.closeNotify(server); k.seen() {
 		f.K, f.serverEnd = k, min(f.serverEnd, k.off)
 		f.server.notifies = true
@@ -213,7 +213,7 @@ func (f *facts) readable() bool {
 		either := x.hello.offers2 && x.choice.version == version13 && f.missing != 0
 		return f.mismatch == nil && x.alternates() && !either && (x.whole || f.responses > 0)
 	}
-	return f.conn.Protocol == http1.String()
+	return f.protocol == http1
 }
 
 // noteOpaqueTLS says why nothing is said of the messages.
