@@ -121,3 +121,19 @@ func TestSimilar(t *testing.T) {
 		}
 	}
 }
+
+// Tables by id would keep what is said of a verdict that no longer exists.
+func TestTablesNameVerdicts(t *testing.T) {
+	for id := range serverLogs {
+		if _, err := correlate.ParseVerdict(id); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, ids := range proxyStatus {
+		for _, id := range ids {
+			if _, err := correlate.ParseVerdict(id); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
