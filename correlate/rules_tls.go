@@ -174,7 +174,7 @@ func restOfUpload(f *facts) *ruling {
 		return nil
 	case f.tls.broken == q.number:
 		return incomplete(f, "where the request begins is not known")
-	case !f.hasPrev || !q.hasIdle:
+	case !f.hasPrev:
 		return nil
 	}
 	idle := q.idle
@@ -182,7 +182,7 @@ func restOfUpload(f *facts) *ruling {
 		idle -= f.conn.HandshakeRTT - f.serverRTT // what lies between here and the client
 	}
 	const large = 4096
-	atOnce := idle <= moment && f.tls.hurried < 2 || idle <= uploadPause && max(f.prevBytes, q.end-q.start) > large
+	atOnce := q.hasIdle && (idle <= moment && f.tls.hurried < 2 || idle <= uploadPause && max(f.prevBytes, q.end-q.start) > large)
 	closed := f.first != Client && f.K.seen() && f.respTime != 0 && f.K.time.Sub(f.respTime) < minTimer && f.K.off == f.respEnd
 	if !atOnce && !closed {
 		return nil

@@ -451,8 +451,12 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 	if x.whole {
 		t.serverOf(c).speaks |= speaksTLS
 	}
-	if !r.hasIdle && c.requests == 1 && x.at != 0 {
+	switch {
+	case r.hasIdle:
+	case c.requests == 1 && x.at != 0:
 		r.idle, r.hasIdle = max(0, th.at.time.Sub(x.at)), true
+	case c.requests > 1 && c.respTime != 0 && c.missing&missingBytes == 0: // a close_notify is no response
+		r.idle, r.hasIdle = max(0, th.at.time.Sub(c.respTime)), true
 	}
 	return true
 }
