@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"math"
 	"slices"
 	"strconv"
 
@@ -60,6 +61,21 @@ func (t *Tracker) after(x *Finding, f *facts, r *ruling) {
 	t.order.hold(w.place)
 	t.waits[0].add(w)
 	t.waiting++
+}
+
+// nextWaiting returns until when the next of the waiting findings waits;
+// math.MaxInt64 if there is none.
+func (t *Tracker) nextWaiting() capture.Time {
+	at := capture.Time(math.MaxInt64)
+	if t.waiting == 0 {
+		return at
+	}
+	for i := range t.waits {
+		if l := &t.waits[i]; l.len() > 0 {
+			at = min(at, l.all[l.next].until)
+		}
+	}
+	return at
 }
 
 // releaseWaiting completes the findings that have waited long enough.

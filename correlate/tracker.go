@@ -145,16 +145,7 @@ func (t *Tracker) Add(s *capture.Segment) {
 	}
 	t.clocks[s.File] = max(t.clocks[s.File], s.Time)
 	if s.Time > t.now {
-		t.now = s.Time
-		if t.now >= t.due {
-			t.release()
-		}
-		if len(t.held) > 0 {
-			t.releaseHeld()
-		}
-		if t.waiting > 0 {
-			t.releaseWaiting()
-		}
+		t.advance(s.Time)
 	}
 	c, d, fresh := t.last, 0, false
 	if c != nil && c.ep[0] == s.Src && c.ep[1] == s.Dst {
@@ -406,30 +397,67 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	}
 }
 
-// release reports what has waited long enough.
-func (t *Tracker) release() {
-	idle := t.releaseAfter(&t.endedIdle, lingerIdle)
-	t.due = min(idle, t.releaseAfter(&t.ended, linger), t.releaseAfter(&t.endedOdd, lingerOdd))
+// advance lets the clock run to now and judges what has waited long enough, each
+// at its own time and in the order of those times. So it makes no difference how far
+// apart the calls are: whether a live capture's clock ticks while nothing comes, or
+// the next packet of a file comes an hour later.
+func (t *Tracker) advance(now capture.Time) {
+	for now >= t.due || len(t.held) > 0 || t.waiting > 0 {
+		ended, line := t.due, (*waitingLine)(nil)
+		if now >= t.due {
+			ended, line = t.nextEnded()
+			t.due = ended
+		}
+		next := min(ended, now)
+		switch waiting := t.nextWaiting(); {
+		case len(t.held) > maxHeld, len(t.held) > 0 && t.held[0].until <= min(next, waiting):
+			// Its timer has not been learned in time.
+			h := t.held[0]
+			t.held = t.held[1:]
+			t.now = max(t.now, min(h.until, now))
+			t.report(h.f, h.f.decide())
+		case waiting <= next:
+			t.now = max(t.now, waiting)
+			t.releaseWaiting()
+		case ended <= now:
+			c := line.conns[line.next].c
+			line.next++
+			t.now = max(t.now, ended)
+			t.finish(c, false)
+		default:
+			t.now = now
+			return
+		}
+	}
+	t.now = now
 }
 
-// releaseAfter returns when the next of line has waited long enough.
-func (t *Tracker) releaseAfter(line *waitingLine, wait time.Duration) capture.Time {
-	for line.len() > 0 {
-		e := line.conns[line.next]
-		switch {
-		case !e.waits(): // judged earlier
-		case e.c.ended == 0: // it went on after all
-			e.c.state = open
-			t.order.close(e.c.place, t.emit)
-			e.c.place = 0
-		case t.now.Sub(e.c.ended) < wait:
-			return e.c.ended.Add(wait)
-		default:
-			t.finish(e.c, false)
+// nextEnded returns when the next of the connections that ended has waited long
+// enough, and the line that it is the first of; math.MaxInt64 if there is none.
+func (t *Tracker) nextEnded() (at capture.Time, line *waitingLine) {
+	at = math.MaxInt64
+	for _, l := range []struct {
+		*waitingLine
+		wait time.Duration
+	}{{&t.endedIdle, lingerIdle}, {&t.ended, linger}, {&t.endedOdd, lingerOdd}} {
+		for ; l.len() > 0; l.next++ {
+			e := l.conns[l.next]
+			if !e.waits() { // judged earlier
+				continue
+			}
+			if e.c.ended == 0 { // it went on after all
+				e.c.state = open
+				t.order.close(e.c.place, t.emit)
+				e.c.place = 0
+				continue
+			}
+			if due := e.c.ended.Add(l.wait); due < at {
+				at, line = due, l.waitingLine
+			}
+			break
 		}
-		line.next++
 	}
-	return math.MaxInt64
+	return at, line
 }
 
 // An outOrder brings findings into the order in which their connections ended,
@@ -499,15 +527,6 @@ func (l *waitingLine) add(c *conn) {
 	l.conns = append(l.conns, lingering{c, c.id})
 }
 
-// releaseHeld reports the findings whose timer has not been learned in time.
-func (t *Tracker) releaseHeld() {
-	for len(t.held) > 0 && (t.held[0].until <= t.now || len(t.held) > maxHeld) {
-		h := t.held[0]
-		t.held = t.held[1:]
-		t.report(h.f, h.f.decide())
-	}
-}
-
 // finish reports c, which has ended or, if atEnd, was met by the capture's end.
 func (t *Tracker) finish(c *conn, atEnd bool) {
 	c.settle(t, true)
@@ -537,14 +556,12 @@ func (t *Tracker) clock(c *conn) capture.Time {
 // Following returns how many connections are kept in memory.
 func (t *Tracker) Following() int { return len(t.all) }
 
-// Tick tells the tracker that the capture's clock has reached now, so that
-// findings come out while no segment arrives.
+// Tick tells the tracker that the capture's clock has reached now and that no
+// segment from before is to come, so that findings come out while none arrives.
+// It makes them come earlier, and changes nothing else.
 func (t *Tracker) Tick(now capture.Time) {
 	if now > t.now {
-		t.now = now
-		t.release()
-		t.releaseHeld()
-		t.releaseWaiting()
+		t.advance(now)
 	}
 }
 
