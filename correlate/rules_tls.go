@@ -183,7 +183,7 @@ func restOfUpload(f *facts) *ruling {
 	}
 	const large = 4096
 	atOnce := q.hasIdle && (idle <= moment && f.tls.hurried < 2 || idle <= uploadPause && max(f.prevBytes, q.end-q.start) > large)
-	closed := f.first != Client && f.K.seen() && f.respTime != 0 && f.K.time.Sub(f.respTime) < minTimer && f.K.off == f.respEnd
+	closed := f.first != Client && f.K.seen() && f.respTime != 0 && f.K.time.Sub(f.respTime) < moment && f.K.off == f.respEnd
 	if !atOnce && !closed {
 		return nil
 	}
