@@ -161,7 +161,9 @@ func endOfHead(b []byte) int {
 // 9112, section 2.2 allows. Only who is kept of what h was. It allocates nothing
 // and reads b once.
 func parseHead(b []byte, request bool, h *head) int {
-	*h = head{length: -1, who: h.who}
+	who := h.who
+	*h = head{}
+	h.length, h.who = -1, who
 	pos := bytes.IndexByte(b, '\n') + 1
 	if pos == 0 {
 		h.startLine(b, request)
@@ -263,12 +265,14 @@ func (h *head) field(line []byte, request bool) bool {
 			h.server = v
 		}
 	case 'u', 'v', 'f', 'x':
-		if v, ok := field(line, "upgrade"); ok && !request {
-			h.upgradeTo, _, _ = bytes.Cut(v, []byte(","))
-			break
-		}
 		if h.who != nil {
 			h.who.field(line)
+		}
+		if request {
+			break
+		}
+		if v, ok := field(line, "upgrade"); ok {
+			h.upgradeTo, _, _ = bytes.Cut(v, []byte(","))
 		}
 	case 't':
 		if v, ok := field(line, "transfer-encoding"); ok {
