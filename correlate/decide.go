@@ -89,8 +89,8 @@ func (f *facts) decide() ruling { return f.firstOf(requestRules) }
 func (f *facts) decideConnection() ruling { return f.firstOf(connectionRules) }
 
 func (f *facts) firstOf(rules []rule) ruling {
-	for _, r := range rules {
-		if x := r.apply(f); x != nil {
+	for i := range rules {
+		if x := rules[i].apply(f); x != nil {
 			f.hide(x)
 			f.doubt(x)
 			f.notePayload(x)
