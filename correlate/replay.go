@@ -68,7 +68,7 @@ const maxRepeats = 1 << 12
 // length. Not all of a long target counts: requests that are taken for one
 // another only make replay more careful. It is the same in every run, and never 0.
 func requestKey(c *conn, hd *head, length int64) uint32 {
-	le, b := binary.LittleEndian.Uint64, hd.target
+	b := hd.target
 	h := condenseHosts(&c.ep[c.client], &c.ep[1-c.client]) + uint64(length)*0x8ebc6af09c88c6e3
 	if len(hd.method) > 0 {
 		h += uint64(hd.method[0]) << 32
@@ -89,10 +89,12 @@ func requestKey(c *conn, hd *head, length int64) uint32 {
 
 // condenseHosts makes a number of the client's host and the server; never 0.
 func condenseHosts(client, server *capture.Endpoint) uint64 {
-	le := binary.LittleEndian.Uint64
 	return le(client.Addr[8:])*0x9e3779b97f4a7c15 + le(client.Addr[:8])*0xd6e8feb86659fd93 +
 		le(server.Addr[8:])*0xa0761d6478bd642f + uint64(server.Port)*0xe7037ed1a0b428db | 1
 }
+
+// le is called and not kept in a variable, so that it is inlined.
+func le(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
 // usualUnit is that of request.usual.
 const usualUnit = 1 << 17 * time.Nanosecond
