@@ -26,6 +26,7 @@ type conn struct {
 	announced   bool // a message said that the connection closes after it
 	expecting   bool // the client may wait for 100 (Continue) before it sends content
 	gone        bool // an end has closed
+	resetSeen   bool // a RST was: only then is there a half.reset
 	untracked   bool // requests were answered that could not be framed
 	missing     missing
 	pendingFrom int8   // the half that sent pendingSYN, -1 if there is none

@@ -441,14 +441,17 @@ const maxStored = 16 << 20
 // noteCutHead keeps what there is of a head whose end never came.
 func (c *conn) noteCutHead(t *Tracker, d int) {
 	h := &c.half[d]
-	if h.state == atStart && d == int(c.client) && len(h.buf) > 0 && likelyRequest(h.buf) {
+	if len(h.buf) == 0 {
+		return
+	}
+	if h.state == atStart && d == int(c.client) && likelyRequest(h.buf) {
 		// Not even the request line came to its end.
 		c.beginRequest(t, h.bufOff, &h.bufAt)
 		c.protocol, h.state = http1, inHead
 		c.queue[len(c.queue)-1].end = h.bufOff + int64(len(h.buf))
 		c.queue[len(c.queue)-1].lastTime = h.lastData
 	}
-	if h.state == inHead && len(h.buf) > 0 {
+	if h.state == inHead {
 		var hd head
 		parseHead(h.buf, d == int(c.client), &hd)
 		c.noteHead(d, &hd)

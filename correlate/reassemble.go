@@ -88,9 +88,12 @@ func (c *conn) drain(t *Tracker, d int) bool {
 			c.deliver(t, d, &pc)
 		}
 	}
+	if n == 0 {
+		return false
+	}
 	h.pend = slices.Delete(h.pend, 0, n)
 	t.pieces -= n
-	return n > 0
+	return true
 }
 
 // skipHole gives up one run of bytes that the capture lacks. It returns false if

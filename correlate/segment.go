@@ -11,7 +11,9 @@ import (
 // segment takes in one segment from half d.
 func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	h, p := &c.half[d], &c.half[1-d]
-	h.packets = max(h.packets, h.packets+1)
+	if h.packets++; h.packets == 0 {
+		h.packets--
+	}
 	quiet := s.Time.Sub(c.last)
 	c.last = max(c.last, s.Time)
 	c.file = int32(s.File)
@@ -35,6 +37,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		}
 	}
 	if s.Flags&capture.RST != 0 {
+		c.resetSeen = true
 		c.reset1(t, s, d, at)
 		return
 	}
@@ -48,7 +51,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.syn(t, s, d, quiet)
 		off++ // data in a SYN (RFC 7413) begins behind it
 	}
-	if h.reset != nil {
+	if c.resetSeen && h.reset != nil {
 		h.wentOn(s, off, at)
 	}
 	if r := p.reset; r != nil && s.Time.Sub(r.time) < moment {
@@ -79,21 +82,22 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 			}
 		}
 	}
-	closes := s.Flags&capture.FIN != 0 && !h.fin.seen()
+	closes := false
 	if s.Flags&capture.FIN != 0 {
+		closes = !h.fin.seen()
 		c.finSegment(t, h, p, off+int64(s.Len), at)
 	}
 	if s.Len > 0 {
 		c.data(t, d, &piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
 	} else if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
 		c.settle(t, false)
-	} else if c.ended != 0 && p.reset != nil && p.reset.challenges(h, s, off, at) {
+	} else if c.resetSeen && c.ended != 0 && p.reset != nil && p.reset.challenges(h, s, off, at) {
 		c.revive(t, p)
 	}
 	if closes {
 		t.closed(c, d, &h.fin)
 	}
-	if s.Flags&(capture.FIN|capture.ACK) != 0 && c.ended == 0 && h.fin.seen() && p.fin.seen() &&
+	if c.gone && s.Flags&(capture.FIN|capture.ACK) != 0 && c.ended == 0 && h.fin.seen() && p.fin.seen() &&
 		h.ack > p.fin.off && p.ack > h.fin.off {
 		t.end(c, s.Time)
 	}
