@@ -87,6 +87,9 @@ func clientAbort(f *facts) *ruling {
 	if k.hasAck && k.off < f.q.end {
 		return incomplete(f, "the client's close lies before bytes that it sent: somebody else may have forged it")
 	}
+	if !f.conn.StartSeen && k.kind == FINClose && f.q.complete && k.time.Sub(f.q.lastTime) < atOnce && !gone {
+		return incomplete(f, "the client closed right behind the request, as it does when the server's close, which was not captured, has arrived")
+	}
 	x := &ruling{confidence: Proven, lost: true, by: Client, close: &k}
 	switch {
 	case k.kind == ActiveReset, gone && k.kind == FINClose:
@@ -95,9 +98,6 @@ func clientAbort(f *facts) *ruling {
 	case f.K.seen() || f.serverReset(): // the server closed in turn, without a complete response
 		x.confidence = Strong
 		if f.q.complete && k.time.Sub(f.q.lastTime) < atOnce {
-			if !f.conn.StartSeen {
-				return incomplete(f, "the client closed right behind the request, as it does when the server's close, which was not captured, has arrived")
-			}
 			x.confidence = Weak
 			x.note(0, 0, "a client that closes its sending side behind the request, and reads on, would look the same")
 		}

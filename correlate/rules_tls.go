@@ -68,6 +68,11 @@ func (f *facts) hide(x *ruling) {
 	if f.tls == nil || x.verdict == StillOpen {
 		return
 	}
+	if x.verdict == ClientAbortMidResponse && f.tls.maybeTicket {
+		x.verdict, x.confidence, x.retry, x.why = Ambiguous, NoConfidence, RetryAmbiguous, "a short response looks like a session ticket"
+		x.candidates = []Verdict{ClientAbortBeforeResponse, ClientAbortMidResponse}
+		x.note(f.q.resp.frame, f.q.resp.file, "all that the server sent (frame %d) after the handshake may be a session ticket", f.q.resp.frame)
+	}
 	switch x.verdict {
 	case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, ClientAbortMidResponse, RequestTimeout, ServerNeverAnswered:
 		x.confidence = min(x.confidence, Strong)
@@ -172,7 +177,7 @@ func restOfUpload(f *facts) *ruling {
 	switch {
 	case f.tls == nil || q.resp.began || !f.K.seen() && !f.serverReset() && !f.Kc.seen() && len(f.refusals) == 0:
 		return nil
-	case f.tls.broken == q.number:
+	case f.tls.broken == q.number, !q.hasIdle && f.missing&missingBytes != 0:
 		return incomplete(f, "where the request begins is not known")
 	case !f.hasPrev:
 		return nil

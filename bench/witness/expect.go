@@ -79,7 +79,7 @@ var expectations = []expectation{
 	{"kill", "the handler ran, the response had begun", ranAndStatus, cutShort, "killed inside the response", false},
 	{"kill", "the handler ran", handlerRan, unread + cutShort, "killed while it worked; how much of a response was on its way is not known", false},
 	{"kill", "first request of its connection", firstUse, unread + "closed-on-accept backlog-dropped idle-race idle-race-rst idle-race-unread stale-connection tls-handshake-failed", "killed before it accepted", false},
-	{"kill", "", nil, race + unread + "keepalive-limit-race late-reuse backlog-dropped stale-connection", "killed as the request came: the kernel closed in the server's name", false},
+	{"kill", "", nil, race + unread + "keepalive-limit-race late-reuse backlog-dropped stale-connection closed-on-accept", "killed as the request came: the kernel closed in the server's name", false},
 
 	{"crash", "", nil, "close-before-response abort-before-response", "the application read the request and ended the connection", false},
 	{"reset", "", nil, "abort-before-response", "the application read the request and reset the connection", false},
