@@ -46,6 +46,7 @@ var requestRules = []rule{
 	{"crossed an unasked response", idle408Race},
 	{"pipelined behind the last answer", pipelinedLost},
 	{"closed before anything arrived", closedOnAccept},
+	{"did not reach the server before it closed", lostOnTheWay},
 	{"crossed the server's FIN", idleRace},
 	{"crossed the server's abort", idleRaceRST},
 	{"never acknowledged", neverAcknowledged},

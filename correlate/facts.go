@@ -52,6 +52,7 @@ type connFacts struct {
 	clientSent, serverSent int64        // the same, with the FIN and the close_notify
 	clientAck, serverAck   int64        // the highest it acknowledged, other than in a RST
 	lastServer             capture.Time // the server's last data
+	clientAckTime          capture.Time // when the client last acknowledged more
 
 	headers [2]ipHeader    // of the client's and the server's segments other than RSTs
 	resets  [2]*resetTrace // how the first RST in the client's and in the server's name looked; nil if there was none
@@ -108,7 +109,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.rstS, f.rstC, f.replies, f.refusals = sh.rst, ch.rst, sh.resets(), ch.resets()
 	f.clientSeen, f.serverSeen = ch.packets > 0, sh.packets > 0
 	f.clientEnd, f.serverEnd, f.clientAck, f.serverAck = ch.end, sh.end, ch.ack, sh.ack
-	f.lastServer, f.clientTop = sh.lastData, ch.top
+	f.lastServer, f.clientTop, f.clientAckTime = sh.lastData, ch.top, ch.ackTime
 	f.respTime, f.respEnd, f.preface = c.respTime, c.respEnd, int64(c.preface)
 	if c.unasked != nil {
 		f.unasked = *c.unasked
@@ -356,8 +357,10 @@ func (f *facts) answered() bool {
 	if f.rstC.hasAck {
 		got = max(got, f.rstC.ack)
 	}
-	// A RST in answer to the server's FIN says nothing about the response.
-	refused := len(f.refusals) > 0 && !(f.K.kind == FINClose && f.first != Client) || f.rstC.seen() && f.rstC.hasAck && f.rstC.ack < r.end
+	// A RST in answer to the server's FIN says nothing about the response, unless
+	// the FIN came with its end.
+	alone := f.K.kind == FINClose && f.first != Client && !(f.K.time == r.lastTime && f.K.off == r.end)
+	refused := len(f.refusals) > 0 && !alone || f.rstC.seen() && f.rstC.hasAck && f.rstC.ack < r.end
 	return got >= r.end || !refused && f.resends[1] < deadAfter
 }
 

@@ -191,9 +191,9 @@ func parseHead(b []byte, request bool, h *head) int {
 		}
 	}
 	if (h.chunked || h.coded) && h.length >= 0 {
-		// RFC 9112, section 6.3: the coding wins, but not everybody agrees.
-		h.length = -1
-		h.invalid = h.invalid || h.coded
+		// RFC 9112, section 6.3: the coding wins, but not everybody agrees, and where
+		// they do not, what follows is a request to one and content to another.
+		h.length, h.invalid = -1, true
 	}
 	return pos
 }

@@ -66,8 +66,8 @@ func TestParseHeadFraming(t *testing.T) {
 		{"Transfer-Encoding: chunked, gzip", "coded"},
 		{"Transfer-Encoding: chunkedx", "coded"},
 		{"Transfer-Encoding: identity", "coded"},
-		{"Transfer-Encoding: chunked\r\nContent-Length: 5", "chunked"},
-		{"Content-Length: 5\r\nTransfer-Encoding: chunked", "chunked"},
+		{"Transfer-Encoding: chunked\r\nContent-Length: 5", "chunked invalid"},
+		{"Content-Length: 5\r\nTransfer-Encoding: chunked", "chunked invalid"},
 		{"Content-Length: 5\r\nTransfer-Encoding: gzip", "coded invalid"},
 		{"Content-Length: 5\r\nContent-Length: 6\r\nTransfer-Encoding: chunked", "chunked invalid"},
 	} {

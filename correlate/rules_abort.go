@@ -69,7 +69,7 @@ func clientAbort(f *facts) *ruling {
 	case f.first == Client && f.halfClosed():
 		return nil
 	case f.first == Client:
-	case !k.seen() && gone && !f.K.seen():
+	case !k.seen() && gone && (!f.K.seen() || f.wholeResponse()): // nobody was there for the response
 		r := f.refusals[0]
 		if f.headers[0].off(r.ttl) > 0 {
 			return incomplete(f, "a reset with another TTL than the client's stands in its name")
@@ -334,6 +334,10 @@ func abortBeforeResponse(f *facts) *ruling {
 		if !f.firstUse() && exact && d <= prompt {
 			x.confidence = Weak // a restart closes connections in use, and may find a request unread
 		}
+		if f.firstUse() && f.server.speaks == 0 {
+			x.confidence = Weak
+			x.note(0, 0, "this server was not seen to answer anything: nobody may have accepted the connection before its listener was closed")
+		}
 		x.note(f.K.frame, f.K.file, "it came %s after the request, %s: not the close of an idle connection", short(d), f.notIdle())
 		return x
 	}
@@ -415,16 +419,30 @@ func cutResponse(f *facts) *ruling {
 	got := r.end - r.start
 	if f.K.kind == FINClose && !(f.rstS.seen() && f.rstS.off <= f.K.off) {
 		x.verdict = TruncatedResponse
+		x.noteStalled(f)
 		x.note(f.K.frame, f.K.file, "server's FIN (frame %d) comes after %d bytes of the response (frame %d), whose own framing promises more", f.K.frame, got, r.frame)
 		return x
 	}
 	x.verdict = AbortMidResponse
+	x.noteStalled(f)
 	if !f.rstS.seen() {
 		x.confidence = Strong
 	}
 	x.noteServerReset(f, "comes before the end of the response")
 	x.note(r.frame, r.file, "%d bytes of the response (frame %d) had been sent", got, r.frame)
 	return x
+}
+
+// noteStalled says so where the client had not taken what was sent for some time:
+// then the server may have given up on it.
+func (x *ruling) noteStalled(f *facts) {
+	k := f.serverClose()
+	waited := k.time.Sub(max(f.clientAckTime, f.q.resp.time))
+	if f.clientAck >= f.serverEnd || waited < stall {
+		return
+	}
+	x.modifiers = append(x.modifiers, "client-stalled")
+	x.note(0, 0, "the client had acknowledged no more of the response for %s, with %d bytes of it under way: it did not read, or the path was gone, and the server may have given up on it", short(waited), f.serverEnd-f.clientAck)
 }
 
 // unanswered: nobody closed. Silence is held against the server only when it

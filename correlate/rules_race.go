@@ -137,6 +137,35 @@ func closedOnAccept(f *facts) *ruling {
 	return x
 }
 
+// couldCross reports whether the request and the server's close may have crossed
+// on their way: each is under way for half a round trip. A request that was sent
+// again and again before the close came was lost on its way, and the close is
+// another matter.
+func (f *facts) couldCross() bool {
+	after := f.K.time.Sub(f.q.time)
+	if f.q.resent || f.K.resent {
+		return true // the times are not those of the first copies
+	}
+	if !f.hasRTT {
+		return f.q.retrans == 0 || after < time.Second
+	}
+	return after <= 2*f.conn.HandshakeRTT+resendWait
+}
+
+// lostOnTheWay: the server's close has none of the request, and came when the
+// request had been under way for longer than any path takes.
+func lostOnTheWay(f *facts) *ruling {
+	if !f.hadNothing() || f.couldCross() {
+		return nil
+	}
+	x := &ruling{verdict: Ambiguous, lost: true, by: NoParty, close: f.serverClose(), why: "something kept the request from the server",
+		candidates: []Verdict{PeerDead, IdleBlackhole, IdleRace}}
+	x.note(f.q.frame, f.q.file, "the request (frame %d) had been under way for %s, and was sent %s, when the server closed (frame %d) with none of it: packets were lost on the way, and that the server closed may only be the consequence",
+		f.q.frame, short(f.K.time.Sub(f.q.time)), times(int(f.q.retrans)+1), f.K.frame)
+	f.retryAfterClose(x)
+	return x
+}
+
 // idleRace: the server's FIN acknowledges nothing of the request, and the
 // request does not acknowledge the FIN. Each was sent without knowledge of the
 // other, so they crossed; no clock is needed, and no vantage point deceives.
@@ -269,6 +298,9 @@ func staleConnection(f *facts) *ruling {
 		return x
 	}
 	x := &ruling{verdict: Ambiguous, lost: true, retry: RetryLikelySafe, candidates: []Verdict{StaleConnection, IdleRace, LateReuse, FirewallReject}, why: "refused, and no close was captured"}
+	if f.q.retrans > 0 {
+		x.retry = RetryAmbiguous // an earlier copy may have been taken, and the answer lost
+	}
 	x.close = &closing{kind: ReplyReset, off: rst.off, time: rst.time, frame: rst.frame, file: rst.file}
 	x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d (frame %d): there was no socket for it, and the request was refused", rst.frame, rst.off, rst.off, f.q.frame)
 	if f.missing != 0 || !f.q.hasIdle || f.firstUse() {
@@ -294,7 +326,7 @@ func staleConnection(f *facts) *ruling {
 		return x
 	}
 	x.verdict, x.candidates, x.why = StaleConnection, nil, ""
-	if x.confidence == Strong {
+	if x.confidence == Strong && f.q.retrans == 0 {
 		x.retry = RetrySafe
 	}
 	x.note(0, 0, "no close was captured in the %s that the connection was idle, and the client acknowledged none", short(f.q.idle))

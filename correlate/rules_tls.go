@@ -25,38 +25,62 @@ func (t *Tracker) gatherTLS(c *conn, f *facts) {
 }
 
 // hiddenEnd gives up where the capture does not tell whether the last response
-// under TLS came to its end: a server that is killed may end between two records.
+// under TLS came to its end, or began at all: a server that is killed may end
+// between two records, and a session ticket looks like a short response.
 func hiddenEnd(f *facts) *ruling {
 	if !f.hidesEnd() {
 		return nil
 	}
 	r := &f.q.resp
-	k := f.serverClose()
+	k := f.closeOf(f.first)
 	x := &ruling{verdict: Ambiguous, by: f.first, close: k, why: "TLS hides whether the response was complete"}
-	x.candidates = []Verdict{TruncatedResponse, CleanClose}
-	if f.K.kind != FINClose {
+	switch {
+	case f.first == Client:
+		x.candidates = []Verdict{CleanClose}
+	case f.K.notify:
+		x.candidates = []Verdict{CleanClose}
+	case f.K.kind == FINClose:
+		x.candidates = []Verdict{TruncatedResponse, CleanClose}
+	default:
 		x.candidates = []Verdict{AbortMidResponse, ResetAfterComplete}
 	}
-	if f.tls.maybeTicket {
+	if f.ticketOnly() {
 		x.why = "a short response looks like a session ticket"
-		x.candidates = append(x.candidates, AbortBeforeResponse)
 		x.note(r.frame, r.file, "all that the server sent (frame %d) after the handshake may be a response, or a session ticket", r.frame)
+		switch {
+		case f.first == Client:
+			x.candidates = append(x.candidates, ClientAbortBeforeResponse)
+		case f.K.kind == FINClose:
+			x.candidates = append(x.candidates, CloseBeforeResponse)
+		default:
+			x.candidates = append(x.candidates, AbortBeforeResponse)
+		}
 	}
-	x.note(k.frame, k.file, "the server's %s (frame %d) came %s after its last record, without the close_notify that ends a stream under TLS; whether the response was complete is encrypted",
-		k.name(), k.frame, short(k.time.Sub(r.lastTime)))
+	if f.first != Client && !f.K.notify {
+		x.note(k.frame, k.file, "the server's %s (frame %d) came %s after its last record, without the close_notify that ends a stream under TLS; whether the response was complete is encrypted",
+			k.name(), k.frame, short(k.time.Sub(r.lastTime)))
+	} else {
+		x.note(k.frame, k.file, "then came %s %s (frame %d)", f.first.possessive(), k.name(), k.frame)
+	}
 	return x
 }
 
-// hidesEnd reports whether the server ended the connection right behind bytes of
-// the response in a way that leaves open whether they were all.
+// ticketOnly reports whether the server may have sent nothing but a session ticket
+// since the handshake.
+func (f *facts) ticketOnly() bool {
+	return f.q.number == 1 && (f.tls.maybeTicket || f.tls.perhapsTicket && f.first != Client)
+}
+
+// hidesEnd reports whether the connection was ended right behind bytes of the
+// response in a way that leaves open whether they were all.
 func (f *facts) hidesEnd() bool {
-	if f.tls == nil || !f.hasRequest || f.K.notify || !f.K.seen() || f.first == Client || !f.q.resp.complete {
+	if f.tls == nil || !f.hasRequest || !f.q.resp.complete || f.closeOf(f.first) == nil {
 		return false
 	}
-	if f.tls.maybeTicket {
+	if f.ticketOnly() {
 		return true
 	}
-	if f.K.time.Sub(f.q.resp.lastTime) >= minTimer {
+	if f.K.notify || f.first == Client || f.K.time.Sub(f.q.resp.lastTime) >= minTimer {
 		return false
 	}
 	return f.K.kind != FINClose || f.server.notifies || f.rstS.seen()
@@ -68,7 +92,7 @@ func (f *facts) hide(x *ruling) {
 	if f.tls == nil || x.verdict == StillOpen {
 		return
 	}
-	if x.verdict == ClientAbortMidResponse && f.tls.maybeTicket {
+	if x.verdict == ClientAbortMidResponse && f.q.number == 1 && f.tls.doubtful && f.Kc.ack <= f.q.resp.start+int64(recordHeader+f.tls.firstLen) {
 		x.verdict, x.confidence, x.retry, x.why = Ambiguous, NoConfidence, RetryAmbiguous, "a short response looks like a session ticket"
 		x.candidates = []Verdict{ClientAbortBeforeResponse, ClientAbortMidResponse}
 		x.note(f.q.resp.frame, f.q.resp.file, "all that the server sent (frame %d) after the handshake may be a session ticket", f.q.resp.frame)

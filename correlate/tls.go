@@ -33,27 +33,30 @@ const (
 // A tlsConn is what the records of a connection show. It is allocated for
 // connections that speak TLS only, and not written to once they are judged.
 type tlsConn struct {
-	hello       hello // the client's
-	choice      hello // the server's
-	half        [2]tlsHalf
-	whole       bool         // its records were followed from the first on
-	established bool         // the handshake is over
-	at          capture.Time // when it was
-	http2       bool         // the messages are those of HTTP/2
-	broken      int          // number of the request that began behind lost records; 0 if none
-	other       bool         // its port is one of other protocols
-	foreign     bool         // the data does not alternate as HTTP/1 does
-	refused     closing      // an alert that ended the handshake; its kind is NoClose if there was none
-	refusal     uint8        // what it says; 0 if that is encrypted
-	by          Party        // who sent it
-	certificate bool         // the client sent more than its Finished: it was asked for a certificate
-	base        int64        // behind the server's last record that is part of no response
-	early       int          // the client's encrypted records in the handshake
-	pushes      int          // how often the server spoke up without having been asked
-	firstLen    int          // of the server's first record of application data
-	hurried     int          // requests that came at once behind a response, and were answered
-	replies     int          // the server's records of application data
-	maybeTicket bool         // the only one of them may be a session ticket
+	hello         hello // the client's
+	choice        hello // the server's
+	half          [2]tlsHalf
+	whole         bool         // its records were followed from the first on
+	established   bool         // the handshake is over
+	at            capture.Time // when it was
+	http2         bool         // the messages are those of HTTP/2
+	broken        int          // number of the request that began behind lost records; 0 if none
+	other         bool         // its port is one of other protocols
+	foreign       bool         // the data does not alternate as HTTP/1 does
+	refused       closing      // an alert that ended the handshake; its kind is NoClose if there was none
+	refusal       uint8        // what it says; 0 if that is encrypted
+	by            Party        // who sent it
+	certificate   bool         // the client sent more than its Finished: it was asked for a certificate
+	base          int64        // behind the server's last record that is part of no response
+	early         int          // the client's encrypted records in the handshake
+	pushes        int          // how often the server spoke up without having been asked
+	firstLen      int          // of the server's first record of application data
+	hurried       int          // requests that came at once behind a response, and were answered
+	replies       int          // the server's records of application data
+	ticketLen     int          // of the records of session tickets that came before any request, or in a row; 0 if none did
+	doubtful      bool         // the first of them may be a session ticket
+	maybeTicket   bool         // the only one of them is as long as a session ticket of this server
+	perhapsTicket bool         // it may be one, since the session was resumed, and how long they are is not known
 }
 
 // A tlsHalf is one direction of a TLS connection.
@@ -380,6 +383,9 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 			break
 		}
 		x.base = pc.off
+		if x.established && x.choice.version == version13 && th.length >= minTicket && c.requests == 0 {
+			t.serverOf(c).ticket, x.ticketLen = th.length, th.length // nothing else comes so early
+		}
 		if n := len(c.queue); n > 0 && !c.queue[n-1].resp.began {
 			c.queue[n-1].base = x.base
 		}
@@ -388,9 +394,9 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 
 // withoutTickets takes back what was taken for the first response, if it was the
 // session tickets of TLS 1.3. Servers that use OpenSSL send two of the same length
-// after a full handshake, as soon as they have the client's Finished, which often
-// is when they have its request too. After a resumed one they send one, or none:
-// that cannot be told from a short response.
+// after a full handshake, as soon as they have the client's Finished, which may be
+// before they have its request, or after. After a resumed one they send one, or
+// none: that cannot be told from a short response, unless its length is another.
 func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 	x := c.tls
 	if x.choice.version != version13 || r.number != 1 || !x.whole {
@@ -398,24 +404,34 @@ func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 	}
 	s := t.serverOf(c)
 	x.replies++
+	first := r.resp.start == th.off // nothing of the response but this record
 	switch {
-	case x.replies == 1:
+	case x.ticketLen != 0 && !(first && th.length == x.ticketLen):
+		return // a response, behind the tickets
+	case x.ticketLen != 0:
+	case first:
 		x.firstLen = th.length
-		x.maybeTicket = x.choice.resumed && (s.ticket == 0 || s.ticket == th.length)
-	case x.replies > 2 || th.length != x.firstLen || th.length < minTicket || r.resp.start != th.off-int64(th.length+recordHeader) ||
+		x.maybeTicket, x.perhapsTicket = s.ticket == th.length, x.choice.resumed && s.ticket == 0
+		x.doubtful = x.maybeTicket || x.perhapsTicket
+		return
+	case x.replies > 2 || th.length != x.firstLen || th.length < minTicket || th.length > maxTicket || r.resp.start != th.off-int64(th.length+recordHeader) ||
 		th.at.time.Sub(r.resp.time) > busy:
-		x.maybeTicket = false // whatever the first was, this is a response
-	default:
-		s.ticket, x.maybeTicket = th.length, false
-		r.resp, r.base = response{}, pc.off
-		c.responses--
-		c.respTime, c.respEnd = 0, 0
+		x.maybeTicket, x.perhapsTicket = false, false // whatever the first was, this is a response
+		return
 	}
+	s.ticket, x.ticketLen, x.replies = th.length, th.length, 0
+	x.maybeTicket, x.perhapsTicket = false, false
+	r.resp, r.base = response{}, pc.off
+	c.responses--
+	c.respTime, c.respEnd = 0, 0
 }
 
-// minTicket is below every session ticket (RFC 8446, section 4.6.1) with its
-// header and tag.
-const minTicket = 48
+// Session tickets (RFC 8446, section 4.6.1), with header and tag, are longer than
+// minTicket and, unless they hold a client's certificate, shorter than maxTicket.
+const (
+	minTicket = 48
+	maxTicket = 2048
+)
 
 // recordOfRequest takes the client's record that begins for a part of the request
 // that is under way, or for a new one. It returns false if it is none.

@@ -68,6 +68,7 @@ var modifierWords = map[string]string{
 	"response-lost":           "the response may have been lost with the reset",
 	"near-miss":               "it missed the close by so little that no program could have seen it",
 	"response-unacknowledged": "the end of the last response was not acknowledged: the client may lack it",
+	"client-stalled":          "the client had taken nothing of what was sent for some time",
 	"unasked-response":        "the server sent a response that nobody had asked for",
 	"replayed":                "the client sent the request again",
 	"duplicate-risk":          "the server may have acted on both copies",
