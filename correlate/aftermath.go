@@ -118,6 +118,7 @@ func (t *Tracker) complete(w *waiting) {
 	if w.closed != 0 {
 		if r := w.server.restartAt(w.closed, w.x.Connection.Start); r != nil {
 			r.mark(w.x)
+			t.countRestart(w.x, w.server)
 		}
 	}
 	if c := w.trail.replay(); c != nil {

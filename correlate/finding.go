@@ -212,6 +212,7 @@ type VerdictCount struct {
 	Verdict     Verdict
 	Server      capture.Endpoint
 	Lost        uint64 // lost requests
+	Restart     uint64 // those of them that the server's restarts explain
 	Connections uint64 // connections
 	Proven      uint64 // findings whose confidence is Proven
 	Reason      string // for capture-incomplete and ambiguous: the commonest reason, else ""

@@ -183,7 +183,7 @@ func (t *Tracker) count(f *facts, r *ruling) {
 	if r.lost {
 		n.Lost++
 		t.sum.Lost++
-		if r.verdict.Family() == "idle-race" || slices.Contains(r.modifiers, nearMiss) {
+		if r.verdict.racesTimer(r.modifiers) {
 			f.server.races++
 		}
 	}

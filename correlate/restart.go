@@ -263,6 +263,24 @@ func (r *Restart) mark(x *Finding) {
 	}
 }
 
+// countRestart counts a finding of s that a restart explains: a lost request of
+// it is then none that s's idle timer raced with.
+func (t *Tracker) countRestart(x *Finding, s *server) {
+	if !x.Lost {
+		return
+	}
+	t.countFor(countKey{x.Verdict, x.Connection.Server}).Restart++
+	if x.Verdict.racesTimer(x.Modifiers) {
+		s.races--
+	}
+}
+
+// racesTimer reports whether a request that was lost with v counts as one that
+// met its server's idle timer.
+func (v Verdict) racesTimer(modifiers []string) bool {
+	return v.Family() == "idle-race" || slices.Contains(modifiers, nearMiss)
+}
+
 // forgetCloses takes back what the closes of a restart taught of timers.
 func (s *server) forgetCloses(r *Restart) {
 	s.closes.forget(r.From, r.To)

@@ -111,11 +111,18 @@ func (h *hop) fill(fix string) string {
 		strings.NewReplacer("{client}", h.changeClient(), "{server}", h.changeServer()).Replace(fix))
 }
 
+// restartDecides reports whether a restart of the server is to blame for v, and
+// not what v's own words say: in stale reuse the client had the close in time,
+// whatever its reason, and backlog-dropped is the doing of restarts as it is.
+func restartDecides(v correlate.Verdict) bool {
+	return v.Family() != "stale-reuse" && v != correlate.BacklogDropped
+}
+
 // Fix returns what to change, with the settings of the products at both ends
 // where they say who they are, and with the idle time that suits this server's
 // timer.
 func Fix(f *correlate.Finding) string {
-	if slices.Contains(f.Modifiers, "deploy-restart") && f.Verdict.Family() != "stale-reuse" {
+	if slices.Contains(f.Modifiers, "deploy-restart") && (restartDecides(f.Verdict) || slices.Contains(f.Modifiers, "near-miss")) {
 		return fixRestart
 	}
 	h := hopOf(f)

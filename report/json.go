@@ -188,6 +188,7 @@ type jsonCount struct {
 	Family      string        `json:"family"`
 	Server      *jsonEndpoint `json:"server,omitempty"` // absent for all that are not counted one by one
 	Lost        uint64        `json:"lost"`
+	Restart     uint64        `json:"lost_in_restarts,omitempty"`
 	Connections uint64        `json:"connections"`
 	Proven      uint64        `json:"proven"`
 	Reason      string        `json:"reason,omitempty"`
@@ -295,7 +296,7 @@ func (j *JSON) Summary(s *Summary) error {
 	for _, v := range k.Verdicts {
 		row := jsonCount{
 			Verdict: v.Verdict.String(), Family: v.Verdict.Family(),
-			Lost: v.Lost, Connections: v.Connections, Proven: v.Proven, Reason: v.Reason,
+			Lost: v.Lost, Restart: v.Restart, Connections: v.Connections, Proven: v.Proven, Reason: v.Reason,
 		}
 		if v.Server != (capture.Endpoint{}) {
 			row.Server = new(endpoint(v.Server))

@@ -23,7 +23,7 @@ func (t *Text) Summary(s *Summary) error {
 	b.WriteString(t.paint(bold, headline(s)) + "\n")
 	lost, judged, clean := split(s.Tracker.Verdicts)
 	t.block(&b, verdictTable(lost))
-	t.block(&b, blameTable(lost))
+	t.block(&b, blameTable(lost, s.Tracker.Restarts, t.opt.Location))
 	t.block(&b, timerTable(s))
 	t.block(&b, timerAdvice(s))
 	t.block(&b, indent(patterns(&s.Tracker, t.opt.Location)))
@@ -240,11 +240,17 @@ func more(n int) []string {
 	return []string{"  … and " + plural(uint64(n), "more row", "more rows") + " (-o json has them all)"}
 }
 
-// blameTable says whose doing each verdict is, and what to change.
-func blameTable(counts []correlate.VerdictCount) []string {
+// blameTable says whose doing each verdict is, and what to change. What was lost
+// when a server went down is not the doing of the settings that a verdict names.
+func blameTable(counts []correlate.VerdictCount, restarts []correlate.Restart, loc *time.Location) []string {
 	var verdicts []correlate.Verdict
 	width := len("verdict")
+	losses, inRestarts := map[correlate.Verdict]uint64{}, map[correlate.Verdict]uint64{}
 	for _, c := range counts {
+		losses[c.Verdict] += c.Lost
+		if restartDecides(c.Verdict) {
+			inRestarts[c.Verdict] += c.Restart
+		}
 		if c.Verdict.Family() != "unknown" && !slices.Contains(verdicts, c.Verdict) {
 			verdicts = append(verdicts, c.Verdict)
 			width = max(width, len(c.Verdict.String()))
@@ -258,11 +264,27 @@ func blameTable(counts []correlate.VerdictCount) []string {
 	line("verdict", "points at, and what to change (more: whyreset explain VERDICT)")
 	first := map[string]correlate.Verdict{} // for which a text was written
 	for _, v := range verdicts {
+		name, others := v.String(), ""
+		if n := inRestarts[v]; n > 0 {
+			text := restartBlame(restarts, loc)
+			if n < losses[v] {
+				text = group(n) + " of the " + group(losses[v]) + ": " + text
+			}
+			line(name, text)
+			if _, ok := first[fixRestart]; !ok {
+				line("", "→ "+fixRestart)
+				first[fixRestart] = v
+			}
+			if n == losses[v] {
+				continue
+			}
+			name, others = "", "the others: "
+		}
 		blame, fix := WordsOf(v).Blame, strings.ReplaceAll(FixOf(v), "at this second", "at those seconds")
 		if of, ok := first[blame]; ok {
-			line(v.String(), "as for "+of.String())
+			line(name, others+"as for "+of.String())
 		} else {
-			line(v.String(), blame)
+			line(name, others+blame)
 		}
 		switch _, ok := first[fix]; {
 		case ok:

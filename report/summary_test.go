@@ -268,3 +268,24 @@ func TestGroup(t *testing.T) {
 		}
 	}
 }
+
+// TestSummaryOfRestarts holds the summary to not blaming idle timeouts for what a
+// restart did.
+func TestSummaryOfRestarts(t *testing.T) {
+	server := addr("10.0.9.2:8080")
+	blame := func(lost, inRestarts uint64) string {
+		return strings.Join(blameTable(
+			[]correlate.VerdictCount{{Verdict: correlate.IdleRace, Server: server, Lost: lost, Restart: inRestarts, Connections: lost}},
+			[]correlate.Restart{{Server: server, From: capture.Time(time.Hour), Lost: inRestarts}}, time.UTC), "\n")
+	}
+	const restart, settings = "the restart of 10.0.9.2:8080 at 01:00:00", "under the idle timers below"
+	if got := blame(3, 3); !strings.Contains(got, restart) || !strings.Contains(got, "drain before") || strings.Contains(got, settings) {
+		t.Errorf("all in a restart:\n%s", got)
+	}
+	if got := blame(3, 2); !strings.Contains(got, "2 of the 3: "+restart) || !strings.Contains(got, "the others: ") || !strings.Contains(got, settings) {
+		t.Errorf("some in a restart:\n%s", got)
+	}
+	if got := blame(3, 0); strings.Contains(got, "restart of") || !strings.Contains(got, settings) {
+		t.Errorf("none in a restart:\n%s", got)
+	}
+}

@@ -99,6 +99,27 @@ func restartLine(r *correlate.Restart, loc *time.Location) string {
 	return line
 }
 
+// restartBlame names the restarts with which requests were lost.
+func restartBlame(restarts []correlate.Restart, loc *time.Location) string {
+	var at string
+	n := 0
+	for _, r := range restarts {
+		if r.Lost == 0 {
+			continue
+		}
+		if n++; n == 1 {
+			at = r.Server.String() + " at " + r.From.Std().In(loc).Format("15:04:05")
+		}
+	}
+	switch n {
+	case 0:
+		return "restarts of the server, which closed what was open: drain before stopping"
+	case 1:
+		return "the restart of " + at + ", which closed what was open: drain before stopping"
+	}
+	return strconv.Itoa(n) + " restarts, the first of " + at + ", which closed what was open: drain before stopping"
+}
+
 func wasWere(n uint64) string {
 	if n == 1 {
 		return "was"
