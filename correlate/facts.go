@@ -148,6 +148,9 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	f.protocol, v.Protocol = c.protocol, c.protocol.String()
 	if c.tls != nil {
 		t.gatherTLS(c, f)
+		if !f.readable() {
+			v.Requests, v.Responses = 0, 0 // runs of records that need not be messages
+		}
 	}
 	if c.synTime != 0 && c.synAckTime != 0 {
 		f.serverRTT = max(c.synAckTime.Sub(c.synTime), 1)

@@ -43,7 +43,7 @@ func (t *Tracker) judge(c *conn, atEnd bool) {
 			t.learnTunnel(f)
 		}
 	}
-	t.sum.Requests += uint64(c.requests)
+	t.sum.Requests += uint64(f.conn.Requests)
 	f.server.countAgent(c.agent)
 	if c.missing&(missingBytes|missingContent) != 0 {
 		t.sum.Gaps++

@@ -102,6 +102,13 @@ func headline(s *Summary) string {
 		if k.Unopened > 0 {
 			return fmt.Sprintf("%s of %s could not be opened; %s %s answered %s", group(k.Unopened), connections, all, were, seen)
 		}
+		if answered == 0 {
+			all, were = "all "+group(k.Requests)+" requests", "were"
+			if k.Requests == 1 {
+				all, were = "the one request", "was"
+			}
+			return fmt.Sprintf("nothing answered: %s on %s %s still waiting when the capture ended %s", all, connections, were, seen)
+		}
 		return fmt.Sprintf("nothing lost: %s on %s %s answered %s", all, connections, were, seen)
 	case k.Unopened > 0:
 		return fmt.Sprintf("%s of %s could not be opened; no HTTP/1 request was seen %s", group(k.Unopened), connections, seen)

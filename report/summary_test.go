@@ -289,3 +289,14 @@ func TestSummaryOfRestarts(t *testing.T) {
 		t.Errorf("none in a restart:\n%s", got)
 	}
 }
+
+// TestHeadlineWithoutAnswers: where nothing was answered, nothing lost would sound
+// as if all was well.
+func TestHeadlineWithoutAnswers(t *testing.T) {
+	for requests, want := range map[uint64]string{1: "nothing answered: the one request on 1 connection was still waiting", 3: "nothing answered: all 3 requests on 1 connection were still waiting"} {
+		got := headline(&Summary{Tracker: correlate.Summary{Connections: 1, Requests: requests, Waiting: requests, StillOpen: 1}})
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("%d requests: %s", requests, got)
+		}
+	}
+}
