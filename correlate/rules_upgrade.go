@@ -43,8 +43,11 @@ func upgradedClose(f *facts) *ruling {
 		x.note(0, 0, "nothing had been sent for %s before the close frame", short(u.Idle))
 	}
 	x.note(k.frame, k.file, "%s %s (frame %d) ended the connection%s", x.by.possessive(), k.name(), k.frame, after)
-	if waited := k.time.Sub(f.pinged()); u.Pings > 0 && waited >= time.Second {
-		x.note(0, 0, "%d of the %s pings had no pong, the first of them %s before the end", u.Pings, u.PingedBy.possessive(), short(waited))
+	switch before := k.time.Sub(f.pinged()); {
+	case u.Pings == 1:
+		x.note(0, 0, "the %s last ping, %s before the end, was never answered", u.PingedBy.possessive(), short(before))
+	case u.Pings > 1:
+		x.note(0, 0, "the %s last %d pings were never answered, the first of them %s before the end", u.PingedBy.possessive(), u.Pings, short(before))
 	}
 	if u.fits() {
 		x.modifiers = append(x.modifiers, "timer-match")
@@ -105,6 +108,9 @@ func (f *facts) left(k *closing) *Upgraded {
 		u.Pings, u.PingedBy = s.pings, Server
 		if u.Pings == 0 {
 			u.Pings, u.PingedBy = c.pings, Client
+		}
+		if !u.Followed {
+			u.Pings = 0 // an answer may be among what was not seen
 		}
 		if u.Pings == 0 {
 			u.PingedBy = NoParty
