@@ -67,8 +67,8 @@ var protocolWords = map[correlate.Verdict]Words{
 			ALB:     "502 when the target's handshake fails; ClientTLSNegotiationErrorCount towards clients",
 			GCP:     "failed_to_connect_to_backend, or ssl_certificate_san_verification_failed and its kin",
 		},
-		Retry: "Nothing was sent that could be repeated; a new attempt meets the same end unless what the alert names is mended.",
-		Fix:   "mend what the alert names: trust the server's issuer, send the whole chain, ask for a name that the certificate has, allow a common version and cipher, give the client a certificate; without an alert look at both ends' logs and at timeouts",
+		Retry: "Nothing was sent that could be repeated; a new attempt meets the same end unless the cause is mended.",
+		Fix:   "see the alert if there is one, else the logs of both ends, for what to mend: an issuer that is not trusted, a chain that is not whole, a name that the certificate lacks, no common version or cipher, a client's certificate that is wanted; or a time limit",
 		Config: []Line{
 			{"certificate_unknown, unknown_ca, bad_certificate", "from the client: it does not trust the server's chain, or the name does not match; install the issuer, send intermediates"},
 			{"certificate_expired", "renew it; check the clocks"},
