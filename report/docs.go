@@ -44,11 +44,11 @@ func WriteDocs(w io.Writer) error {
 		{"ambiguous", "it may have been processed: idempotent methods only"},
 		{"unsafe", "it was processed, at least in part; safe methods, such as GET, may be fetched again"},
 	})
-	var list []Line
+	b.WriteString("\n## Modifiers\n\nWords that qualify a verdict.\n\n| | says | rule | what follows |\n| --- | --- | --- | --- |\n")
 	for _, m := range modifiers() {
-		list = append(list, Line{m, modifierWords[m]})
+		w := modifierWords[m]
+		b.WriteString("| `" + m + "` | " + cell(w.Meaning) + " | " + cell(w.Rule) + " | " + cell(w.Consequence) + " |\n")
 	}
-	docList(&b, "Modifiers", "Words that qualify a verdict.", list)
 
 	b.WriteString("\n## Timers\n\n" + timersAbout + "\n\n**The rule**: " + OrderingRule + ".\n")
 	for _, t := range limitsTables {

@@ -17,12 +17,14 @@ const timersWord = "timers"
 // modifier of a finding, or "timers". It reports false if there is no such word.
 func ExplainWord(w io.Writer, word string) (bool, error) {
 	var b strings.Builder
-	switch meaning, ok := modifierWords[word]; {
+	switch words, ok := modifierWords[word]; {
 	case word == timersWord:
 		explainTimers(&b)
 	case ok:
 		b.WriteString(word + " (modifier of a verdict)\n")
-		section(&b, "What it says", meaning)
+		section(&b, "What it says", words.Meaning)
+		section(&b, "Rule", words.Rule)
+		section(&b, "What follows", words.Consequence)
 	default:
 		return false, nil
 	}

@@ -76,13 +76,15 @@ func TestEveryModifierHasAMeaning(t *testing.T) {
 				continue // not a constant: a variable, whose values come from elsewhere
 			}
 		}
-		if modifierWords[m] == "" {
-			t.Errorf("modifier %s has no meaning in modifierWords", m)
+		if _, ok := modifierWords[m]; !ok {
+			t.Errorf("modifier %s is not in modifierWords", m)
 		}
 	}
-	for m, meaning := range modifierWords {
-		if strings.HasSuffix(meaning, ".") || unicode.IsUpper(rune(meaning[0])) || strings.ToLower(m) != m {
-			t.Errorf("%s: %q is not a clause", m, meaning)
+	for m, words := range modifierWords {
+		for _, text := range []string{words.Meaning, words.Rule, words.Consequence} {
+			if text == "" || strings.HasSuffix(text, ".") || unicode.IsUpper(rune(text[0])) || strings.ToLower(m) != m {
+				t.Errorf("%s: %q is not a clause", m, text)
+			}
 		}
 	}
 }

@@ -213,10 +213,10 @@ func requestName(r *correlate.Request, server netip.AddrPort) string {
 func notes(f *correlate.Finding) []string {
 	var notes []string
 	for _, m := range f.Modifiers {
-		switch meaning, known := modifierWords[m]; {
+		switch words, known := modifierWords[m]; {
 		case f.Request != nil && (m == "reused" || m == "first-use"):
 		case known:
-			notes = append(notes, meaning)
+			notes = append(notes, words.Meaning)
 		default:
 			notes = append(notes, m)
 		}

@@ -56,30 +56,6 @@ func WordsOf(v correlate.Verdict) Words {
 	return unknownWords[correlate.Unknown]
 }
 
-// modifierWords say what a finding's modifiers mean: a clause each.
-var modifierWords = map[string]string{
-	"limit-match":             "the server ended other connections after the same number of requests, or at the same age",
-	"syn-dropped":             "the server's machine dropped the SYN, although others got through to the same port",
-	"ack-dropped":             "the handshake ended for the client, and the server's machine dropped it: the queue of connections to accept was full",
-	"abort-on-overflow":       "the queue of connections to accept was full, and tcp_abort_on_overflow makes the server's machine reset what does not fit",
-	"announced":               "the end of the connection had been announced",
-	"server-idle":             "the server's idle timer ended it",
-	"client-idle":             "the client's idle timer ended it",
-	"response-lost":           "the response may have been lost with the reset",
-	"near-miss":               "it missed the close by so little that no program could have seen it",
-	"response-unacknowledged": "the end of the last response was not acknowledged: the client may lack it",
-	"client-stalled":          "the client had taken nothing of what was sent for some time",
-	"unasked-response":        "the server sent a response that nobody had asked for",
-	"replayed":                "the client sent the request again",
-	"duplicate-risk":          "the server may have acted on both copies",
-	"deploy-restart":          "the server was going down or being restarted",
-	"abnormal":                "a WebSocket ended without a close frame (code 1006)",
-	"timer-match":             "it ended when a timer was due",
-	"began-before-capture":    "the connection began before the capture",
-	"reused":                  "the connection had been used before",
-	"first-use":               "the connection had not been used before",
-}
-
 // What clients print is the same for every cause that looks the same to them,
 // which is why they cannot tell the causes apart. The strings were measured with
 // Go 1.26, curl 7.88, Node 20, requests with urllib3 2.7, aiohttp 3.8, httpx
