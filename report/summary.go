@@ -319,6 +319,7 @@ func timerTable(sum *Summary) []string {
 	}
 	servers := byRaces(sum)
 	var t table
+	estimated := false
 	t.add("idle timers", "server closes after", "clients reuse up to", "races expected / seen")
 	for _, s := range servers[:min(maxTimerRows, len(servers))] {
 		after := timeout(s.Timer.Timeout) + " ± " + spread(s.Timer.Spread) + " (" + group(uint64(s.Timer.Closes)) + ")"
@@ -339,6 +340,7 @@ func timerTable(sum *Summary) []string {
 		races := "– / " + group(s.SeenRaces)
 		if s.Timer.Closes > 0 {
 			races = strconv.FormatFloat(s.ExpectedRaces, 'f', 1, 64) + " / " + group(s.SeenRaces)
+			estimated = estimated || s.SeenRaces > 0 || s.ExpectedRaces >= 0.1
 		}
 		like := LooksLike(&s.Timer)
 		if like != "" {
@@ -346,7 +348,17 @@ func timerTable(sum *Summary) []string {
 		}
 		t.add(s.Server.String(), after, reuse, races, like)
 	}
-	return append(t.lines(), more(len(servers)-maxTimerRows)...)
+	lines := append(t.lines(), more(len(servers)-maxTimerRows)...)
+	if estimated {
+		lines = append(lines, expectedMeans...)
+	}
+	return lines
+}
+
+// expectedMeans says what the expected races are (correlate.ServerTimer).
+var expectedMeans = []string{
+	"  expected: an estimate of how many requests came after a pause that ended within one round trip before the",
+	"  server's timeout, so that the close met them on the way; seen: how many were lost to such a race",
 }
 
 // timerAdvice says what to change at the servers whose idle timeouts met those of

@@ -68,6 +68,8 @@ func TestTextSummary(t *testing.T) {
 
   idle timers    server closes after  clients reuse up to  races expected / seen
   10.0.9.2:8080  6.00 s ± 4 ms (38)   7.10 s               10.2 / 11              looks like Node's keepAliveTimeout of 5 s + 1 s
+  expected: an estimate of how many requests came after a pause that ended within one round trip before the
+  server's timeout, so that the close met them on the way; seen: how many were lost to such a race
 
   10.0.9.2:8080  clients, by their headers: Go-http-client/1.1 (900 connections), proxies (12)
                  → keep idle connections for less than 5 s in the client (Go: Transport.IdleConnTimeout), or
