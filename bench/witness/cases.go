@@ -47,7 +47,7 @@ func cases() []witnessCase {
 			}
 			if i == 1 {
 				if k.limit {
-					add(witnessCase{name: fmt.Sprintf("limit-%s-%v", k.name, d), delay: d, server: k.name, keep: k.name == "uvicorn" || k.name == "gunicorn", act: limitCase(k)})
+					add(witnessCase{name: fmt.Sprintf("limit-%s-%v", k.name, d), delay: d, server: k.name, keep: true, act: limitCase(k)})
 				}
 			}
 			if i == 1 && k.name != "gunicorn-sync" {

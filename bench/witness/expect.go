@@ -12,7 +12,8 @@ import (
 // first line whose cause and fact fit decides. A fact is something that the
 // applications logged. Where it leaves several verdicts possible, which of them
 // is right depends on what happened on the wire, microseconds apart, that no
-// application can see; then all are listed.
+// application can see; then all are listed. So all idle races are right for the
+// requests that a kill, a reload or a limit met outside the handler.
 type expectation struct {
 	cause    string
 	fact     string

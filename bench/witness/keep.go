@@ -85,6 +85,7 @@ func (s *settings) judgeKept(dir, temp string, t *tally) error {
 	if len(files) == 0 {
 		return fmt.Errorf("nothing was kept in %s", dir)
 	}
+	any := false
 	for _, file := range files {
 		h, truths, err := readTruth(file)
 		if err != nil {
@@ -93,6 +94,7 @@ func (s *settings) judgeKept(dir, temp string, t *tally) error {
 		if !s.only.MatchString(h.Case) {
 			continue
 		}
+		any = true
 		captures, err := capturesOf(file, filepath.Join(temp, h.Case))
 		if err != nil {
 			return err
@@ -102,6 +104,9 @@ func (s *settings) judgeKept(dir, temp string, t *tally) error {
 			return err
 		}
 		fmt.Fprintf(s.stdout, "%-28s %s\n", h.Case, line)
+	}
+	if !any {
+		return fmt.Errorf("no case in %s is called %q", dir, s.only)
 	}
 	return nil
 }

@@ -96,6 +96,9 @@ func bench(ctx context.Context, args []string, stdout io.Writer) error {
 	todo := slices.DeleteFunc(cases(), func(c witnessCase) bool {
 		return !s.only.MatchString(c.name) || s.ci && !c.ci || s.record != "" && !c.keep
 	})
+	if len(todo) == 0 && *kept == "" {
+		return fmt.Errorf("no case that could be run here is called %q", *only)
+	}
 	if *list {
 		for _, c := range todo {
 			fmt.Fprintln(stdout, c.name)

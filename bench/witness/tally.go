@@ -97,6 +97,10 @@ func (t *tally) figures() figures {
 	return f
 }
 
+// aboutTable says how the table of expectations is to be read.
+const aboutTable = "Where programs cannot tell what came first on the wire, several verdicts count as right: all idle races for kill, reload and limit, " +
+	"where a server closed as a request came; see bench/witness/expect.go."
+
 // report prints the confusion table and the figures, and every miss. The error
 // says which figures were missed.
 func (t *tally) report(w io.Writer, markdown bool) error {
@@ -108,6 +112,8 @@ func (t *tally) report(w io.Writer, markdown bool) error {
 	if n := f.lost - f.named; n > 0 {
 		share = 100 * float64(f.right) / float64(n)
 	}
+	ofAll := 100 * float64(f.right) / float64(max(f.lost, 1))
+	fmt.Fprint(w, "\n"+aboutTable+"\n")
 	fmt.Fprintf(w, "\n%d cases, %d requests, of which %d were lost by the programs' logs; seen from both ends, with silent retries and connections without a request:\n\n", t.cases, t.truths, t.losses)
 	var missed []error
 	row := func(what, value, goal string, ok bool) {
@@ -131,6 +137,7 @@ func (t *tally) report(w io.Writer, markdown bool) error {
 	row("lost requests and connections, per capture", fmt.Sprint(f.lost), "", true)
 	row("left ambiguous, the right verdict among those named", fmt.Sprint(f.named), "", true)
 	row("of the others, with the right verdict", fmt.Sprintf("%d (%.2f %%)", f.right, share), "99 %", share >= 99)
+	row("the same as a share of all, the ambiguous included", fmt.Sprintf("%.2f %%", ofAll), "", true)
 	row("unknown, incomplete, or without the right candidate", fmt.Sprint(f.undecided-f.named), "", true)
 	row("with a wrong verdict", fmt.Sprint(f.wrong), "", true)
 	row("not reported", fmt.Sprint(f.unreported), "", true)

@@ -64,3 +64,12 @@ func TestList(t *testing.T) {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 }
+
+// A pattern that nothing matches must not pass for a run in which all was well.
+func TestOnlyWithoutAMatch(t *testing.T) {
+	for _, args := range [][]string{{"-only", "^zebra$"}, {"-only", "^zebra$", "-whyreset", "true", "-judge", "../../testdata/witness"}} {
+		if err := bench(context.Background(), args, new(bytes.Buffer)); err == nil || !strings.Contains(err.Error(), "zebra") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
