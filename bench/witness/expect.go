@@ -116,6 +116,7 @@ var expectations = []expectation{
 	{"nat-reset", "", nil, "stale-connection", "a box on the way forgot the idle connection and answered the next segment with a reset", false},
 	{"nat-silent", "", nil, "idle-blackhole peer-dead", "a box on the way forgot the idle connection; nothing came back until the client gave up", false},
 	{"path-dead", "", nil, "peer-dead idle-blackhole server-never-answered client-abort-before-response", "the path went dead while the handler worked; where the capture ends before either end gives up, nothing has ended", true},
+	{"path-gap", "", nil, "peer-dead idle-blackhole", "the path to the server was dead for seconds: the request was sent long before the server's timer, and its copies came after the close", false},
 	{"reject-idle", "", nil, "firewall-reject stale-connection", "a rule on the server's host rejected the request with a reset, after an idle time", false},
 	{"reject-busy", "", nil, "firewall-reject", "a rule on the server's host rejected a segment of the request with a reset", false},
 	{"reject-response", "", nil, "firewall-reject injected-reset abort-mid-response", "a rule on the server's host answered the client's acknowledgements with resets, inside the response", false},

@@ -42,6 +42,7 @@ func networkCases() []witnessCase {
 		{name: "wire-forged-rst", delay: d, ci: true, keep: true, act: forgedCase},
 		{name: "wire-nat", delay: d, ci: true, keep: true, act: natCase},
 		{name: "wire-dead", delay: d, keep: true, act: deadCase},
+		{name: "wire-gap", delay: d, ci: true, keep: true, act: gapCase},
 		{name: "firewall", delay: d, needs: []string{"nft"}, filter: ports, ci: true, keep: true, act: firewallCase},
 		{name: "connect", delay: d, filter: ports, ci: true, keep: true, act: connectCase},
 		{name: "overflow-abort", delay: d, filter: ports, ci: true, keep: true, act: overflowCase("1")},
@@ -251,6 +252,37 @@ func deadCase(r *run) error {
 		r.wire.SetLink(to, link)
 	}
 	return waitAll(procs, 20*time.Second)
+}
+
+// gapCase loses requests on the way to the server until its idle timer has fired,
+// although they were sent well before; then their copies come through.
+func gapCase(r *run) error {
+	if _, err := r.serve(serverKinds()[0], options{idle: 2}); err != nil {
+		return err
+	}
+	if err := r.captureAll(); err != nil {
+		return err
+	}
+	var conns [][]op
+	for range 3 {
+		id1, first := r.text("", "raw", "", "GET", "", "")
+		id2, second := r.text("path-gap", "raw", "", "POST", "Content-Length: 3\r\n", "abc")
+		conns = append(conns, []op{{Send: first, IDs: []string{id1}, Read: 5, Want: 1}, {Pause: 1, Send: second, IDs: []string{id2}, Read: 6, Finish: "fin"}})
+	}
+	p, err := r.raw(conns)
+	if err != nil {
+		return err
+	}
+	drop := func(share float64) {
+		link := r.wire.Link(wire.Server)
+		link.Drop = share
+		r.wire.SetLink(wire.Server, link)
+	}
+	time.Sleep(700 * time.Millisecond)
+	drop(1)
+	time.Sleep(2 * time.Second)
+	drop(0)
+	return p.wait(20 * time.Second)
 }
 
 // nft loads rules into the server's namespace.
