@@ -92,9 +92,10 @@ func (c *conn) requestHead(t *Tracker, d int, hd *head, pc *piece) {
 		t.noteAgent(c, hd.who)
 	}
 	switch {
-	case hd.invalid:
+	case hd.invalid: // nor can what follows be told from content
 		r.framed = false
 		c.loseSync(d, missingSync)
+		h.state = passing
 	case hd.chunked:
 		h.state = chunkSize
 	case hd.length > 0:

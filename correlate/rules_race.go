@@ -144,10 +144,10 @@ func closedOnAccept(f *facts) *ruling {
 func (f *facts) couldCross() bool {
 	after := f.K.time.Sub(f.q.time)
 	if f.q.resent || f.K.resent {
-		return true // the times are not those of the first copies
+		return f.q.retrans < 2 // the times are not those of the first copies
 	}
 	if !f.hasRTT {
-		return f.q.retrans == 0 || after < time.Second
+		return after < 2*resendWait && f.q.retrans < 2
 	}
 	return after <= 2*f.conn.HandshakeRTT+resendWait
 }
