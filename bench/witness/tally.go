@@ -171,7 +171,7 @@ func (t *tally) confusion(w io.Writer, markdown bool) {
 		return cmp.Compare(slices.Index(order, a), slices.Index(order, b))
 	})
 	if markdown {
-		fmt.Fprint(w, "| what was provoked | verdicts (those that the logs do not bear out in bold) |\n| --- | --- |\n")
+		fmt.Fprint(w, "| what was provoked | verdicts (in bold: wrong, left undecided, or missing) |\n| --- | --- |\n")
 	}
 	for _, cause := range names {
 		var cells []string
