@@ -29,7 +29,7 @@ func lateReuse(f *facts) *ruling {
 		}
 		if f.q.resent {
 			x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the request's first copy was not captured"
-			x.candidates = []Verdict{IdleRace, LateReuse}
+			x.candidates = []Verdict{IdleRace, LateReuse, IdleBlackhole}
 			x.note(f.q.frame, f.q.file, "but this is not the first copy of the request, and the first may have crossed the FIN")
 		}
 	case f.unasked.began && f.q.ack > f.unasked.start && (f.unasked.close || f.unasked.status == 408) &&
@@ -144,12 +144,12 @@ func closedOnAccept(f *facts) *ruling {
 func (f *facts) couldCross() bool {
 	after := f.K.time.Sub(f.q.time)
 	if f.q.resent || f.K.resent {
-		return f.q.retrans < 2 // the times are not those of the first copies
+		return f.q.retrans == 0 // the times are not those of the first copies
 	}
 	if !f.hasRTT {
 		return after < 2*resendWait && f.q.retrans < 2
 	}
-	return after <= 2*f.conn.HandshakeRTT+resendWait
+	return after <= f.conn.HandshakeRTT*3/2+prompt
 }
 
 // lostOnTheWay: the server's close has none of the request, and came when the

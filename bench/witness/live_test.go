@@ -55,4 +55,3 @@ func skipUnlessRoot(t *testing.T) {
 		}
 	}
 }
-
