@@ -364,5 +364,4 @@ func (c *conn) clientSide() int {
 	return 0
 }
 
-func (c *conn) clientHalf() *half { return &c.half[c.clientSide()] }
 func (c *conn) serverHalf() *half { return &c.half[1-c.clientSide()] }
