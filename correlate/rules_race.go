@@ -147,7 +147,7 @@ func (f *facts) couldCross() bool {
 		return f.q.retrans == 0 // the times are not those of the first copies
 	}
 	if !f.hasRTT {
-		return after < 2*resendWait && f.q.retrans < 2
+		return after < 2*resendWait && f.q.retrans == 0
 	}
 	return after <= f.conn.HandshakeRTT*3/2+prompt
 }

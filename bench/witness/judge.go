@@ -388,6 +388,7 @@ func (c *connTruth) judge(findings []*finding, damaged bool) []outcome {
 			o.kind = right
 		case slices.Contains(neutral, f.Verdict):
 			o.kind = undecided
+			o.named = slices.ContainsFunc(f.Candidates, func(v string) bool { return slices.Contains(want, v) })
 		case damaged && !f.Lost:
 			continue // a quiet end accuses nobody
 		default:
