@@ -138,7 +138,7 @@ func closedOnAccept(f *facts) *ruling {
 }
 
 // couldCross reports whether the request and the server's close may have crossed
-// on their way: each is under way for half a round trip. A request that was sent
+// on their way. A request that was sent
 // again and again before the close came was lost on its way, and the close is
 // another matter.
 func (f *facts) couldCross() bool {
@@ -146,10 +146,11 @@ func (f *facts) couldCross() bool {
 	if f.q.resent || f.K.resent {
 		return f.q.retrans == 0 // the times are not those of the first copies
 	}
-	if !f.hasRTT {
+	if f.serverRTT == 0 {
 		return after < 2*resendWait && f.q.retrans == 0
 	}
-	return after <= f.conn.HandshakeRTT*3/2+prompt
+	// From here to the server and back is all that lies between them, wherever this is.
+	return after <= f.serverRTT*3/2+prompt
 }
 
 // lostOnTheWay: the server's close has none of the request, and came when the
