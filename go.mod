@@ -12,3 +12,5 @@ require (
 )
 
 require golang.org/x/crypto v0.58.0
+
+require golang.org/x/net v0.62.0

@@ -345,6 +345,9 @@ func (f *file) Files() []string { return []string{f.name} }
 func (f *file) Stats() Stats {
 	st := f.stats
 	st.Missed = f.pcapng.missedPackets()
+	if f.ng && f.err == io.EOF {
+		st.End = f.pcapng.captureEnd(st.Packets)
+	}
 	st.FileBytes = f.rawRead
 	if f.Lasting() {
 		st.FileBytes = f.in.offset()

@@ -171,6 +171,7 @@ func (m *merged) Stats() Stats {
 			sum.FirstBad = st.FirstBad
 		}
 		sum.Missed += st.Missed
+		sum.End = max(sum.End, st.End)
 		sum.FileBytes += st.FileBytes
 		sum.FileSize += st.FileSize
 		sizeKnown = sizeKnown && st.FileSize > 0

@@ -38,6 +38,8 @@ type pcapngSection struct {
 	// The following are of the whole file.
 
 	missed      uint64 // of earlier sections
+	delivered   uint64 // the same: how many packets their interfaces say were written
+	end         Time   // when capturing ended, as far as the statistics say
 	anyKnown    bool   // a packet with a link type that is known here has been met
 	anyUnknown  bool   // a packet with one that is not
 	unknownLink uint32 // the first such
@@ -51,6 +53,7 @@ type iface struct {
 	// How many packets it lost, told in two ways: by the statistics of the
 	// interface as a running total, and in the packets that follow a loss.
 	statDrops, packetDrops uint64
+	delivered              uint64 // how many packets its statistics say were written
 }
 
 // missedPackets returns how many packets the capturing systems say they lost.
@@ -60,6 +63,20 @@ func (p *pcapngSection) missedPackets() uint64 {
 		n += max(p.ifaces[i].statDrops, p.ifaces[i].packetDrops)
 	}
 	return n
+}
+
+// captureEnd returns until when packets were captured; 0 if that is not known. It is
+// believed of a file that holds as many packets as were written: one that was
+// filtered or cut to pieces keeps the statistics of the whole.
+func (p *pcapngSection) captureEnd(packets uint64) Time {
+	n := p.delivered
+	for i := range p.ifaces {
+		n += p.ifaces[i].delivered
+	}
+	if n != packets {
+		return 0
+	}
+	return p.end
 }
 
 func isPcapng(magic []byte) bool {
@@ -198,6 +215,9 @@ func (f *file) section(body []byte) error {
 		return malformed("pcapng version %d.%d is not known", major, minor)
 	}
 	p.missed = p.missedPackets()
+	for i := range p.ifaces {
+		p.delivered += p.ifaces[i].delivered
+	}
 	p.ifaces = p.ifaces[:0]
 	return nil
 }
@@ -247,7 +267,13 @@ func (p *pcapngSection) statistics(body []byte) {
 	i := &p.ifaces[p.u32(body)]
 	var drops uint64
 	p.options(body[12:], func(code uint16, v []byte) {
-		if (code == 5 || code == 7) && len(v) >= 8 { // isb_ifdrop, isb_osdrop
+		switch {
+		case len(v) < 8:
+		case code == 3: // isb_endtime
+			p.end = max(p.end, i.clock.time(uint64(p.u32(v))<<32|uint64(p.u32(v[4:]))))
+		case code == 8: // isb_usrdeliv
+			i.delivered = p.u64(v)
+		case code == 5 || code == 7: // isb_ifdrop, isb_osdrop
 			if n := p.u64(v); n != math.MaxUint64 { // which some writers mean as "not known"
 				drops += n
 			}

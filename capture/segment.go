@@ -148,7 +148,9 @@ type Stats struct {
 	Undecodable uint64 // packets that could not be read as what they claim to be
 	FirstBad    string // where and why the first undecodable packet was met, "" if none
 	Missed      uint64 // packets that the capturing system says it lost
+	Repeated    uint64 // packets of a live capture that were seen on another interface before: not yielded
 	FileBytes   int64  // bytes of the input read so far, before decompression
 	FileSize    int64  // size of all input, 0 if it is not known
 	First, Last Time   // earliest and latest packet time; zero without packets
+	End         Time   // until when packets were captured, whether any came or not; zero if that is not known
 }
