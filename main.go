@@ -40,6 +40,7 @@ const (
 const usage = `whyreset says why HTTP requests got no complete answer, from packet captures.
 
   whyreset [flags] FILE...     explain captures (pcap, pcapng; gzip, zstd; -)
+  whyreset [flags] -i IFACE    explain live traffic: see whyreset help live
   whyreset explain [WORD]      what a verdict means, or a list; known timers
   whyreset demo                explain a capture that comes with the program
 
@@ -54,8 +55,7 @@ const usage = `whyreset says why HTTP requests got no complete answer, from pack
       --max-connections N   how many to follow at once (default %d)
       --version   -h, --help
 
-  tcpdump -i any -s 0 -w web.pcap 'tcp port 8080'      # record, then:
-  whyreset web.pcap
+  tcpdump -i any -s 0 -w web.pcap 'tcp port 8080'; whyreset web.pcap
   whyreset -o json -p 8080 *.pcap.gz | jq 'select(.lost)'
   whyreset -q --fail-on idle-race,server-abort web.pcap
 
@@ -65,25 +65,33 @@ Exit status: 0 ran, 1 could not, 2 wrong usage, 3 --fail-on found something.
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	c := &command{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, drop: dropPrivileges}
+	os.Exit(c.run(ctx, os.Args[1:]))
 }
 
 // run is main without the process: tests call it directly.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
+	return (&command{stdin: stdin, stdout: stdout, stderr: stderr}).run(ctx, args)
+}
+
+func (c *command) run(ctx context.Context, args []string) int {
 	if err := c.parse(args); errors.Is(err, pflag.ErrHelp) {
-		return c.finish(printf(stdout, usage, correlate.DefaultMaxConnections))
+		return c.finish(printf(c.stdout, usage, correlate.DefaultMaxConnections))
 	} else if err != nil {
 		c.complain(err)
 		return exitUsage
 	}
 	switch {
 	case c.version:
-		return c.finish(printf(stdout, "%s\n", version()))
+		return c.finish(printf(c.stdout, "%s\n", version()))
 	case c.subcommand == "explain":
 		return c.explain()
 	case c.subcommand == "demo":
 		return c.demo(ctx)
+	case c.subcommand == "help":
+		return c.help()
+	case c.live != nil:
+		return c.watch(ctx)
 	}
 	return c.read(ctx)
 }
@@ -92,8 +100,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 type command struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	drop           func(*identity) error // gives up privileges; nil in tests, which need theirs
 
-	subcommand string   // "explain", "demo" or "": read captures
+	subcommand string   // "explain", "demo", "help" or "": read captures
 	operands   []string // what follows the subcommand, or the captures' names
 
 	filter         capture.Filter
@@ -104,6 +113,7 @@ type command struct {
 	failOn         []string
 	maxConnections int
 	version        bool
+	live           *live // nil for saved captures
 }
 
 // parse checks everything that can be known to be wrong without opening a file.
@@ -117,6 +127,15 @@ func (c *command) parse(args []string) error {
 	output := fs.StringP("output", "o", "text", "")
 	failOn := fs.StringArray("fail-on", nil, "")
 	local := fs.Bool("local-time", false, "")
+	var lf liveFlags
+	fs.StringArrayVarP(&lf.interfaces, "interface", "i", nil, "")
+	fs.StringVarP(&lf.write, "write", "w", "", "")
+	fs.StringVar(&lf.ring, "ring", "", "")
+	fs.DurationVar(&lf.duration, "duration", 0, "")
+	fs.IntVar(&lf.count, "count", 0, "")
+	fs.StringVar(&lf.buffer, "buffer", "", "")
+	fs.IntVar(&lf.snap, "snap", 0, "")
+	fs.StringVar(&lf.user, "user", "", "")
 	fs.BoolVar(&c.all, "all", false, "")
 	fs.BoolVarP(&c.quiet, "quiet", "q", false, "")
 	fs.IntVar(&c.maxConnections, "max-connections", correlate.DefaultMaxConnections, "")
@@ -129,7 +148,7 @@ func (c *command) parse(args []string) error {
 	}
 
 	c.operands = fs.Args()
-	if len(c.operands) > 0 && (c.operands[0] == "explain" || c.operands[0] == "demo") {
+	if len(c.operands) > 0 && slices.Contains([]string{"explain", "demo", "help"}, c.operands[0]) {
 		c.subcommand, c.operands = c.operands[0], c.operands[1:]
 		var extra error
 		fs.Visit(func(f *pflag.Flag) {
@@ -137,6 +156,9 @@ func (c *command) parse(args []string) error {
 		})
 		if c.subcommand == "demo" && len(c.operands) > 0 {
 			return fmt.Errorf("demo takes no arguments; to explain a capture: whyreset %s", c.operands[0])
+		}
+		if c.subcommand == "help" && (len(c.operands) > 1 || len(c.operands) == 1 && c.operands[0] != "live") {
+			return errors.New("there is help and help live; a verdict is explained by: whyreset explain WORD")
 		}
 		if len(c.operands) > 1 {
 			return fmt.Errorf("explain takes one verdict, not %d", len(c.operands))
@@ -184,7 +206,11 @@ func (c *command) parse(args []string) error {
 		return errors.New("--local-time is for text: JSON has all times in UTC")
 	case c.maxConnections < 1:
 		return fmt.Errorf("--max-connections: %d is not a number of connections above 0", c.maxConnections)
-	case len(c.operands) == 0:
+	}
+	if err := c.checkLive(&lf, fs.Changed); err != nil || c.live != nil {
+		return err
+	}
+	if len(c.operands) == 0 {
 		return hinted{errors.New("no capture given"), "whyreset FILE explains a capture, whyreset demo shows what that looks like, whyreset --help says more"}
 	}
 	return c.checkFiles()
@@ -232,6 +258,14 @@ func (c *command) fails(s *correlate.Summary) bool {
 		}
 	}
 	return false
+}
+
+// help prints what there is to know of flags.
+func (c *command) help() int {
+	if len(c.operands) == 0 {
+		return c.finish(printf(c.stdout, usage, correlate.DefaultMaxConnections))
+	}
+	return c.finish(printf(c.stdout, liveUsage))
 }
 
 // explain says what a verdict means.

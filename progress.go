@@ -33,12 +33,19 @@ func newProgress(stderr io.Writer) *progress {
 
 // update rewrites the line, if it is time to.
 func (p *progress) update(now time.Time, stats func() capture.Stats) {
+	p.show(now, func() string {
+		st := stats()
+		return progressLine(st.FileBytes, st.FileSize, now.Sub(p.start))
+	})
+}
+
+// show is update for a line of any kind.
+func (p *progress) show(now time.Time, line func() string) {
 	if p.w == nil || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressEvery {
 		return
 	}
 	p.last = now
-	st := stats()
-	fmt.Fprint(p.w, "\r\x1b[K"+progressLine(st.FileBytes, st.FileSize, now.Sub(p.start)))
+	fmt.Fprint(p.w, "\r\x1b[K"+line())
 	p.shown = true
 }
 

@@ -49,10 +49,12 @@ func (c *command) read(ctx context.Context) int {
 // conclude writes the summary and returns the exit status.
 func (c *command) conclude(j *job, src capture.Source, stopped error) int {
 	j.progress.erase()
+	stats := src.Stats()
 	if j.err == nil {
+		j.tracker.Tick(stats.End) // silence until then is part of what was seen
 		j.tracker.Finish()
 	}
-	sum := report.Summary{Tracker: j.tracker.Summary(), Capture: src.Stats(), RTT: j.rtt}
+	sum := report.Summary{Tracker: j.tracker.Summary(), Capture: stats, RTT: j.rtt}
 	if stopped != nil {
 		sum.Stopped = oneLine(stopped.Error())
 	}
@@ -87,7 +89,11 @@ func (c *command) warn(s *report.Summary) {
 		c.complain(fmt.Errorf("warning: packets that could not be decoded: %d, the first: %s", k.Undecodable, k.FirstBad))
 	}
 	if k.Missed > 0 {
-		c.complain(hinted{fmt.Errorf("warning: packets missed while capturing: %d", k.Missed), "a larger buffer helps: tcpdump -B 65536"})
+		helps := "tcpdump -B 65536"
+		if c.live != nil {
+			helps = "--buffer 256MB"
+		}
+		c.complain(hinted{fmt.Errorf("warning: packets missed while capturing: %d", k.Missed), "a larger buffer helps: " + helps})
 	}
 	if k.Fragments > 0 {
 		c.complain(fmt.Errorf("warning: IP fragments not looked into: %d", k.Fragments))
@@ -195,12 +201,17 @@ const (
 
 var errInterrupted = errors.New("interrupted before the end of the capture")
 
-// lookUp does what must happen now and then, whatever the packets are.
-func (j *job) lookUp(stats func() capture.Stats) {
+// collectOften has the collector run often once that pays.
+func (j *job) collectOften() {
 	if !j.frugal && j.tracker.Following() > manyConnections {
 		j.frugal = true
 		debug.SetGCPercent(50)
 	}
+}
+
+// lookUp does what must happen now and then, whatever the packets are.
+func (j *job) lookUp(stats func() capture.Stats) {
+	j.collectOften()
 	now := time.Now()
 	j.progress.update(now, stats)
 	if j.out.Buffered() > 0 && now.Sub(j.flushed) >= flushEvery {

@@ -23,8 +23,6 @@ type LiveConfig struct {
 	// packets of 64 kB and more. A snap length saves the copying where bodies are
 	// large and have a Content-Length.
 	Snap int
-	// Record, if it is not nil, is given every packet whose segment is yielded.
-	Record *Recording
 }
 
 // A Place is a network namespace, and the interfaces in it to listen on.

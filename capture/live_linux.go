@@ -53,7 +53,7 @@ func OpenLive(cfg LiveConfig) (_ *Live, err error) {
 	if len(cfg.Places) == 0 {
 		cfg.Places = []Place{{}}
 	}
-	l := &Live{filter: cfg.Filter, record: cfg.Record, wake: -1}
+	l := &Live{filter: cfg.Filter, wake: -1}
 	defer func() {
 		if err != nil {
 			l.Close()
@@ -96,6 +96,10 @@ func OpenLive(cfg LiveConfig) (_ *Live, err error) {
 	l.looked = l.ticked
 	return l, nil
 }
+
+// Record has every packet whose segment is yielded from now on written to r, which
+// is closed with the source.
+func (l *Live) Record(r *Recording) { l.record = r }
 
 // Next implements [Source]. It returns io.EOF after [Live.Stop], once everything
 // from before has been yielded.

@@ -36,5 +36,8 @@ func (*Live) Reached() Time { return 0 }
 // Notices returns nothing.
 func (*Live) Notices() []string { return nil }
 
+// Record does nothing.
+func (*Live) Record(*Recording) {}
+
 // Stop does nothing.
 func (*Live) Stop() {}

@@ -289,7 +289,8 @@ func TestLiveMissed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := openLive(t, LiveConfig{Places: []Place{{Interfaces: []string{"lo"}, Enter: ns.Do}}, Buffer: MinBuffer, Record: rec})
+	l := openLive(t, LiveConfig{Places: []Place{{Interfaces: []string{"lo"}, Enter: ns.Do}}, Buffer: MinBuffer})
+	l.Record(rec)
 	talk(t, ns, ns, "127.0.0.1:0", 20<<20)
 	all := drain(t, l)
 	missed := l.Stats().Missed

@@ -37,8 +37,8 @@ type slot struct {
 const (
 	cookedLen   = 20 // a LINKTYPE_LINUX_SLL2 header
 	linkSLL2Num = 276
-	// maxRing bounds the files that a ring keeps open.
-	maxRing = 512
+	// MaxRing bounds the files that a ring keeps open.
+	MaxRing = 512
 )
 
 // CreateRecording creates name or, if files is not 0, name.0001 and so on up to
@@ -54,8 +54,8 @@ func CreateRecording(name string, files int, size int64, own func(*os.File) erro
 		}
 	}()
 	names := []string{name}
-	if files > maxRing {
-		return nil, fmt.Errorf("a ring of %d files: %d is the most", files, maxRing)
+	if files > MaxRing {
+		return nil, fmt.Errorf("a ring of %d files: %d is the most", files, MaxRing)
 	}
 	if files > 0 {
 		names = names[:0]

@@ -556,6 +556,12 @@ func (t *Tracker) clock(c *conn) capture.Time {
 // Following returns how many connections are kept in memory.
 func (t *Tracker) Following() int { return len(t.all) }
 
+// Open returns how many connections have not been judged yet.
+func (t *Tracker) Open() int { return len(t.all) - len(t.spare) }
+
+// Lost returns how many requests are known to be lost so far.
+func (t *Tracker) Lost() uint64 { return t.sum.Lost }
+
 // Tick tells the tracker that the capture's clock has reached now and that no
 // segment from before is to come, so that findings come out while none arrives.
 // It makes them come earlier, and changes nothing else.

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"whyreset/capture"
+	"whyreset/report"
+)
+
+// liveUsage fits on a screen too.
+const liveUsage = `whyreset -i IFACE... explains what passes as it happens (Linux; with sudo, or
+setcap cap_net_raw=ep on the program).
+
+  -i, --interface IFACE     listen on it; again for more; any: all, and new ones
+  -w, --write FILE          also write what is captured to FILE, as pcapng
+      --ring FILES,SIZE     to FILE.0001 and so on; the oldest is overwritten
+      --duration TIME       end after 90s, 15m, 2h
+      --count N             end after N packets
+      --buffer SIZE         the kernel's buffer for bursts (default 64MB)
+      --snap BYTES          capture no more of a packet than that, heads included
+      --user NAME           go on as this user once all is open
+
+  sudo whyreset -i any -p 8080
+  sudo whyreset -i eth0 -p 80,443 -w /tmp/web --ring 10,100MB -o json
+  sudo whyreset -i lo --duration 1m --fail-on idle-race
+
+-p, --host, -o, --all, -q and the others work as for files (whyreset --help).
+A finding comes within a second of being certain. Ctrl-C and SIGTERM end with
+the summary, and SIGUSR1 prints it so far to standard error.
+`
+
+// live is what the arguments ask of a live capture.
+type live struct {
+	places   []capture.Place
+	write    string
+	files    int   // of a ring; 0: none
+	size     int64 // of each
+	duration time.Duration
+	count    uint64
+	buffer   int
+	snap     int
+	user     *identity // nil: stay
+}
+
+// liveFlags are as given, before they are checked.
+type liveFlags struct {
+	interfaces  []string
+	write, ring string
+	duration    time.Duration
+	count, snap int
+	buffer      string
+	user        string
+}
+
+// checkLive makes sense of the flags of a live capture.
+func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
+	if len(f.interfaces) == 0 {
+		for _, name := range []string{"write", "ring", "duration", "count", "buffer", "snap", "user"} {
+			if given(name) {
+				return fmt.Errorf("--%s is for live captures, with -i", name)
+			}
+		}
+		return nil
+	}
+	c.live = &live{write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
+	l := c.live
+	switch {
+	case len(c.operands) > 0:
+		return fmt.Errorf("-i watches live and %s is a capture: choose one", c.operands[0])
+	case slices.Contains(f.interfaces, ""):
+		return errors.New("--interface: the name is empty")
+	case given("duration") && f.duration <= 0:
+		return fmt.Errorf("--duration: %v is not a time above 0", f.duration)
+	case given("count") && f.count < 1:
+		return fmt.Errorf("--count: %d is not a number of packets above 0", f.count)
+	case given("snap") && f.snap < 100:
+		return fmt.Errorf("--snap: %d bytes do not hold the headers: at least 100", f.snap)
+	case given("write") && (l.write == "" || l.write == "-"):
+		return errors.New("--write needs the name of a file; findings go to standard output")
+	case given("ring") && l.write == "":
+		return errors.New("--ring needs -w FILE")
+	}
+	l.places = []capture.Place{{Interfaces: f.interfaces}}
+	if given("buffer") {
+		n, err := parseSize(f.buffer)
+		if err != nil || n < capture.MinBuffer || n > 1<<31 {
+			return fmt.Errorf("--buffer: %q is not a size from 1MB to 2GB", f.buffer)
+		}
+		l.buffer = int(n)
+	}
+	if given("ring") {
+		files, size, _ := strings.Cut(f.ring, ",")
+		n, err := strconv.Atoi(files)
+		if err != nil || n < 2 || n > capture.MaxRing {
+			return fmt.Errorf("--ring: %q: the number of files is 2 to %d; an example is 10,100MB", f.ring, capture.MaxRing)
+		}
+		l.files = n
+		if l.size, err = parseSize(size); err != nil || l.size < 4096 {
+			return fmt.Errorf("--ring: %q: the size of a file is at least 4kB; an example is 10,100MB", f.ring)
+		}
+	}
+	if given("user") {
+		id, err := lookUpUser(f.user)
+		if err != nil {
+			return fmt.Errorf("--user: %w", err)
+		}
+		l.user = id
+	}
+	return nil
+}
+
+// parseSize reads 65536, 64kB, 64MB and 1GB; with or without the B, in powers of
+// 1024, as those who size buffers mean them.
+func parseSize(text string) (int64, error) {
+	s := strings.TrimSuffix(strings.ToLower(strings.TrimSpace(text)), "b")
+	s = strings.TrimSuffix(s, "i")
+	shift := 0
+	if i := strings.IndexAny(s, "kmg"); i >= 0 && i == len(s)-1 {
+		shift = 10 * (strings.IndexByte("kmg", s[i]) + 1)
+		s = s[:i]
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
+	if err != nil || n < 0 || n > 1<<40>>shift {
+		return 0, fmt.Errorf("%q is not a size", text)
+	}
+	return n << shift, nil
+}
+
+// watch explains live traffic.
+func (c *command) watch(ctx context.Context) int {
+	l := c.live
+	src, err := capture.OpenLive(capture.LiveConfig{Places: l.places, Filter: c.filter, Buffer: l.buffer, Snap: l.snap})
+	if err != nil {
+		if errors.Is(err, capture.ErrPrivilege) {
+			err = hinted{err, privilegeHint()}
+		}
+		c.complain(err)
+		return exitError
+	}
+	defer src.Close()
+	if l.write != "" {
+		rec, err := capture.CreateRecording(l.write, l.files, l.size, l.giveAway)
+		if err != nil {
+			c.complain(err)
+			return exitError
+		}
+		src.Record(rec)
+	}
+	// All is open: what reads what strangers send needs no privilege.
+	if c.drop != nil {
+		if err := c.drop(l.user); err != nil {
+			c.complain(fmt.Errorf("give up privileges: %w", err))
+			return exitError
+		}
+	}
+	j := newJob(c, report.Options{
+		Files: src.Files(),
+		// Wireshark counts as we do in what we write.
+		StreamIDs: l.write != "" && l.files == 0,
+		Color:     wantsColor(c.stdout),
+		Location:  c.location,
+	})
+	w := &watcher{job: j, command: c, src: src, summary: notifySummary()}
+	stopped := w.run(ctx)
+	return c.conclude(j, src, stopped)
+}
+
+// giveAway gives a file that root has created to the one who asked for it.
+func (l *live) giveAway(f *os.File) error {
+	switch {
+	case l.user != nil:
+		return f.Chown(l.user.uid, l.user.gid)
+	case os.Geteuid() == 0 && os.Getenv("SUDO_UID") != "":
+		uid, err := strconv.Atoi(os.Getenv("SUDO_UID"))
+		gid, err2 := strconv.Atoi(os.Getenv("SUDO_GID"))
+		if err == nil && err2 == nil {
+			return f.Chown(uid, gid)
+		}
+	}
+	return nil
+}
+
+// A watcher is a job that reads a live capture.
+type watcher struct {
+	*job
+	command *command
+	src     *capture.Live
+	summary <-chan os.Signal // asks for the summary so far
+	missed  uint64           // of which was told
+	told    time.Time        // when
+}
+
+// tellEvery bounds how often missed packets are told of.
+const tellEvery = 5 * time.Second
+
+// run reads until somebody ends it. It returns why it stopped otherwise, or nil;
+// an error of writing findings is in w.err.
+func (w *watcher) run(ctx context.Context) (err error) {
+	l := w.command.live
+	defer context.AfterFunc(ctx, w.src.Stop)()
+	if l.duration > 0 {
+		defer time.AfterFunc(l.duration, w.src.Stop).Stop()
+	}
+	// The end of what is written belongs to the run.
+	defer func() {
+		if e := w.src.Close(); err == nil {
+			err = e
+		}
+	}()
+	var seg capture.Segment
+	for n := uint64(0); w.err == nil; {
+		switch err := w.src.Next(&seg); {
+		case err == nil:
+			w.tracker.Add(&seg)
+			if n++; n == l.count {
+				return nil
+			}
+		case err == capture.ErrTick:
+			w.tracker.Tick(w.src.Reached())
+			w.tick()
+		case err == io.EOF:
+			return nil
+		default:
+			w.notices()
+			return err
+		}
+	}
+	return nil
+}
+
+// tick does what is to be done ten times a second.
+func (w *watcher) tick() {
+	now := time.Now()
+	w.notices()
+	stats := w.src.Stats()
+	if stats.Missed > w.missed && now.Sub(w.told) >= tellEvery {
+		w.missed, w.told = stats.Missed, now
+		w.progress.erase()
+		w.command.complain(fmt.Errorf("warning: packets missed so far: %d", stats.Missed))
+	}
+	select {
+	case <-w.summary:
+		w.summarize(stats)
+	default:
+	}
+	w.collectOften()
+	w.progress.show(now, func() string { return liveLine(stats, w.tracker.Lost(), now.Sub(w.progress.start)) })
+	if w.out.Buffered() > 0 {
+		w.progress.erase()
+		w.keep(w.out.Flush())
+	} else if nobodyReads(w.command.stdout) {
+		w.keep(io.ErrClosedPipe)
+	}
+}
+
+// notices says what became of interfaces.
+func (w *watcher) notices() {
+	for _, n := range w.src.Notices() {
+		w.progress.erase()
+		w.command.complain(errors.New(n))
+	}
+}
+
+// summarize prints the summary so far. Standard output has one summary, at its
+// end: programs read it.
+func (w *watcher) summarize(stats capture.Stats) {
+	var b bytes.Buffer
+	text := report.NewText(&b, report.Options{Color: wantsColor(w.command.stderr), Location: w.command.location})
+	sum := report.Summary{Tracker: w.tracker.Summary(), Capture: stats, RTT: w.rtt}
+	if err := text.Summary(&sum); err != nil {
+		return
+	}
+	w.progress.erase()
+	fmt.Fprintf(w.command.stderr, "whyreset: so far, %d connections that are open left aside:\n%s", w.tracker.Open(), b.Bytes())
+}
+
+// liveLine says how a live capture goes.
+func liveLine(s capture.Stats, lost uint64, elapsed time.Duration) string {
+	line := fmt.Sprintf("whyreset: %s, %d packets, %d lost", elapsed.Round(time.Second), s.Packets, lost)
+	if s.Missed > 0 {
+		line += fmt.Sprintf(", %d packets missed", s.Missed)
+	}
+	return line
+}
+
+// privilegeHint says what exactly gives the privilege.
+func privilegeHint() string {
+	name, err := os.Executable()
+	if err != nil {
+		name = "whyreset"
+	}
+	return fmt.Sprintf("it needs CAP_NET_RAW: sudo %s, or once: sudo setcap cap_net_raw=ep %[1]s", name)
+}
