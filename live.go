@@ -26,7 +26,7 @@ setcap cap_net_raw=ep on the program).
       --duration TIME       end after 90s, 15m, 2h
       --count N             end after N packets
       --buffer SIZE         the kernel's buffer for bursts (default 64MB)
-      --snap BYTES          capture no more of a packet than that, heads included
+      --snap BYTES          capture only so much of each packet
       --user NAME           go on as this user once all is open
 
   sudo whyreset -i any -p 8080
@@ -157,7 +157,9 @@ func (c *command) watch(ctx context.Context) int {
 	}
 	// All is open: what reads what strangers send needs no privilege.
 	if c.drop != nil {
-		if err := c.drop(l.user); err != nil {
+		if err := c.drop(l.user); errors.Is(err, errors.ErrUnsupported) {
+			c.complain(hinted{errors.New("warning: capabilities are kept: this program was built with cgo"), "build it with CGO_ENABLED=0"})
+		} else if err != nil {
 			c.complain(fmt.Errorf("give up privileges: %w", err))
 			return exitError
 		}
@@ -169,6 +171,11 @@ func (c *command) watch(ctx context.Context) int {
 		Color:     wantsColor(c.stdout),
 		Location:  c.location,
 	})
+	where := make([]string, len(l.places))
+	for i := range l.places {
+		where[i] = l.places[i].String()
+	}
+	fmt.Fprintf(c.stderr, "whyreset: listening on %s\n", oneLine(strings.Join(where, "; ")))
 	w := &watcher{job: j, command: c, src: src, summary: notifySummary()}
 	stopped := w.run(ctx)
 	return c.conclude(j, src, stopped)
@@ -253,7 +260,9 @@ func (w *watcher) tick() {
 	default:
 	}
 	w.collectOften()
-	w.progress.show(now, func() string { return liveLine(stats, w.tracker.Lost(), now.Sub(w.progress.start)) })
+	w.progress.show(now, func() string {
+		return liveLine(stats, w.tracker.Connections(), w.tracker.Lost(), now.Sub(w.progress.start))
+	})
 	if w.out.Buffered() > 0 {
 		w.progress.erase()
 		w.keep(w.out.Flush())
@@ -284,10 +293,10 @@ func (w *watcher) summarize(stats capture.Stats) {
 }
 
 // liveLine says how a live capture goes.
-func liveLine(s capture.Stats, lost uint64, elapsed time.Duration) string {
-	line := fmt.Sprintf("whyreset: %s, %d packets, %d lost", elapsed.Round(time.Second), s.Packets, lost)
+func liveLine(s capture.Stats, connections, lost uint64, elapsed time.Duration) string {
+	line := fmt.Sprintf("whyreset: %s, %d packets, %d connections, %d lost", elapsed.Round(time.Second), s.Packets, connections, lost)
 	if s.Missed > 0 {
-		line += fmt.Sprintf(", %d packets missed", s.Missed)
+		line += fmt.Sprintf(", %d missed", s.Missed)
 	}
 	return line
 }

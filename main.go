@@ -342,9 +342,12 @@ func oneLine(s string) string {
 
 func hintFor(err error) string {
 	var h hinted
+	var written *capture.RecordError
 	switch {
 	case errors.As(err, &h):
 		return h.hint
+	case errors.As(err, &written):
+		return "" // the others are about what is read
 	case errors.Is(err, fs.ErrPermission):
 		return "captures belong to whoever recorded them, root as a rule: try sudo, or chown the file"
 	case errors.Is(err, fs.ErrNotExist):

@@ -3,6 +3,8 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -37,6 +39,18 @@ type Place struct {
 	// means that no switch is needed. Sockets stay in the namespace that they were
 	// opened in, so it is not called again.
 	Enter func(func() error) error
+}
+
+// String says what is listened to.
+func (p Place) String() string {
+	s := strings.Join(p.Interfaces, ", ")
+	if len(p.Interfaces) == 0 || slices.Contains(p.Interfaces, "any") {
+		s = "all interfaces"
+	}
+	if p.Name != "" {
+		s += " of " + p.Name
+	}
+	return s
 }
 
 const (

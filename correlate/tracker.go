@@ -559,6 +559,9 @@ func (t *Tracker) Following() int { return len(t.all) }
 // Open returns how many connections have not been judged yet.
 func (t *Tracker) Open() int { return len(t.all) - len(t.spare) }
 
+// Connections returns how many connections were met so far.
+func (t *Tracker) Connections() uint64 { return t.sum.Connections }
+
 // Lost returns how many requests are known to be lost so far.
 func (t *Tracker) Lost() uint64 { return t.sum.Lost }
 
