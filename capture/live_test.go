@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"whyreset/bench/netns"
+	"whyreset/bench/sniff"
 )
 
 // space returns a namespace of its own to capture in; without the privilege the
@@ -256,6 +258,63 @@ func TestLiveSources(t *testing.T) {
 					t.Errorf("%s seen on %s: %d SYNs and %d bytes, want 2 and %d", addr, where, syns, payload, want)
 				}
 			}
+		}
+	}
+}
+
+// TestLiveFilter holds what the kernel lets through against what tcpdump sees of
+// the same traffic with the same filter.
+func TestLiveFilter(t *testing.T) {
+	ns := space(t)
+	if _, err := exec.LookPath("tcpdump"); err != nil && os.Getenv("CI") != "true" {
+		t.Skip("SKIPPED: comparing needs tcpdump (apt-get install tcpdump)")
+	}
+	client, server, _ := bridged(t, ns)
+	for i, end := range []*netns.Namespace{client, server} {
+		ipIn(t, end, "addr", "add", []string{"fd00::1/64", "fd00::2/64"}[i], "dev", "eth0", "nodad")
+	}
+	v6 := netip.MustParsePrefix("fd00::2/127")
+	for _, c := range []struct {
+		filter Filter
+		bpf    string
+	}{
+		{Filter{}, "tcp"},
+		{Filter{Ports: []PortRange{{8080, 8080}}}, "tcp port 8080"},
+		{Filter{Ports: []PortRange{{8081, 9000}, {7000, 7000}}}, "tcp portrange 8081-9000 or tcp port 7000"},
+		{Filter{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.66.0.2/32")}, Ports: []PortRange{{8080, 8080}}}, "tcp port 8080 and host 10.66.0.2"},
+		{Filter{Prefixes: []netip.Prefix{v6}}, "tcp and net fd00::2/127"},
+		{Filter{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}}, "tcp and net 10.99.0.0/16"},
+	} {
+		name := filepath.Join(t.TempDir(), "x.pcap")
+		dump, err := sniff.Start(server, "eth0", name, "--immediate-mode", "-U", c.bpf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := openLive(t, LiveConfig{Places: []Place{{Interfaces: []string{"eth0"}, Enter: server.Do}}, Filter: c.filter})
+		for _, port := range []string{"8080", "8090", "7000", "6999"} {
+			talk(t, server, client, "10.66.0.2:"+port, 20000)
+			talk(t, server, client, "[fd00::2]:"+port, 20000)
+		}
+		time.Sleep(50 * time.Millisecond)
+		all := drain(t, l)
+		if _, err := dump.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		src, err := OpenFiles([]string{name}, nil, Filter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := readAll(t, src)
+		if err != io.EOF || len(want) != len(all) {
+			t.Fatalf("%s: tcpdump has %d packets, we %d; %v", c.bpf, len(want), len(all), err)
+		}
+		for i := range all {
+			if all[i].String()[16:] != want[i].String()[16:] || !bytes.Equal(all[i].Payload, want[i].Payload) || all[i].TTL != want[i].TTL || all[i].IPID != want[i].IPID {
+				t.Fatalf("%s: packet %d: %v, tcpdump %v", c.bpf, i+1, &all[i], &want[i])
+			}
+		}
+		if st := l.Stats(); st.Packets != uint64(len(all)) {
+			t.Errorf("%s: the kernel let %d packets through for %d", c.bpf, st.Packets, len(all))
 		}
 	}
 }
