@@ -289,7 +289,8 @@ func (w *watcher) summarize(stats capture.Stats) {
 		return
 	}
 	w.progress.erase()
-	fmt.Fprintf(w.command.stderr, "whyreset: so far, %d connections that are open left aside:\n%s", w.tracker.Open(), b.Bytes())
+	fmt.Fprintf(w.command.stderr, "whyreset: so far, leaving aside open connections (%d) and verdicts that wait for a server's idle timer (%d):\n%s",
+		w.tracker.Open(), w.tracker.Held(), b.Bytes())
 }
 
 // liveLine says how a live capture goes.

@@ -559,6 +559,10 @@ func (t *Tracker) Following() int { return len(t.all) }
 // Open returns how many connections have not been judged yet.
 func (t *Tracker) Open() int { return len(t.all) - len(t.spare) }
 
+// Held returns how many requests are known to be lost and wait for the server's
+// idle timer to be learned, at most two minutes.
+func (t *Tracker) Held() int { return len(t.held) }
+
 // Connections returns how many connections were met so far.
 func (t *Tracker) Connections() uint64 { return t.sum.Connections }
 

@@ -154,6 +154,7 @@ type jsonSummary struct {
 	Undecodable uint64 `json:"undecodable"`
 	FirstBad    string `json:"undecodable_first,omitempty"`
 	Fragments   uint64 `json:"fragments"`
+	Repeated    uint64 `json:"repeated,omitempty"`
 	Duplicates  uint64 `json:"duplicates"`
 	Late        uint64 `json:"late"`
 
@@ -281,6 +282,7 @@ func (j *JSON) Summary(s *Summary) error {
 		Packets:  c.Packets, Bytes: c.Bytes, Segments: c.Segments,
 		Filtered: c.Filtered, Other: c.Other, Missed: c.Missed,
 		Undecodable: c.Undecodable, FirstBad: c.FirstBad, Fragments: c.Fragments,
+		Repeated:   c.Repeated,
 		Duplicates: k.Duplicates, Late: k.Late,
 		Connections: k.Connections, Opaque: k.Opaque, StillOpen: k.StillOpen, Evicted: k.Evicted,
 		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Gaps: k.Gaps, Lost: k.Lost, LostOn: k.LostOn, Unopened: k.Unopened, Unlisted: k.Unlisted,

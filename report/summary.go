@@ -446,6 +446,9 @@ func remarks(s *Summary, loc *time.Location) []string {
 	if c.Fragments > 0 {
 		notes = append(notes, plural(c.Fragments, "IP fragment was", "IP fragments were")+" not looked into")
 	}
+	if c.Repeated > 0 {
+		notes = append(notes, plural(c.Repeated, "packet was", "packets were")+" seen on another interface before and counted once")
+	}
 	if k.Duplicates > 0 {
 		notes = append(notes, plural(k.Duplicates, "data segment was", "data segments were")+" seen twice and counted once")
 	}
