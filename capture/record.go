@@ -26,12 +26,14 @@ type Recording struct {
 	names []string // by id
 	count []uint64 // packets by id
 	head  [28 + cookedLen]byte
+	tail  [8]byte
 	err   error
 }
 
 type slot struct {
-	name string
-	file *os.File
+	name  string
+	file  *os.File
+	fresh bool // it was not there before
 }
 
 const (
@@ -50,6 +52,9 @@ func CreateRecording(name string, files int, size int64, own func(*os.File) erro
 		if err != nil {
 			for _, s := range r.slots {
 				s.file.Close()
+				if s.fresh {
+					os.Remove(s.name)
+				}
 			}
 		}
 	}()
@@ -64,11 +69,11 @@ func CreateRecording(name string, files int, size int64, own func(*os.File) erro
 		}
 	}
 	for _, name := range names {
-		f, err := createFile(name, own)
-		if err != nil {
+		s := slot{name: name}
+		if err := s.create(own); err != nil {
 			return nil, &RecordError{name, withoutPath(err)}
 		}
-		r.slots = append(r.slots, slot{name, f})
+		r.slots = append(r.slots, s)
 	}
 	// Each is a capture from now on, if an empty one.
 	for i := len(r.slots) - 1; i >= 0; i-- {
@@ -81,19 +86,22 @@ func CreateRecording(name string, files int, size int64, own func(*os.File) erro
 	return r, nil
 }
 
-// createFile creates or empties a file. Captures hold what others must not read.
-func createFile(name string, own func(*os.File) error) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	switch {
-	case err == nil && own != nil:
-		if err := own(f); err != nil {
-			f.Close()
-			return nil, err
-		}
-	case errors.Is(err, fs.ErrExist):
-		f, err = os.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0)
+// create creates or empties the file. Captures hold what others must not read.
+func (s *slot) create(own func(*os.File) error) (err error) {
+	s.file, err = os.OpenFile(s.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		s.file, err = os.OpenFile(s.name, os.O_WRONLY|os.O_TRUNC, 0)
+		return err
 	}
-	return f, err
+	s.fresh = err == nil
+	if s.fresh && own != nil {
+		if err := own(s.file); err != nil {
+			s.file.Close()
+			os.Remove(s.name)
+			return err
+		}
+	}
+	return err
 }
 
 func withoutPath(err error) error {
@@ -198,9 +206,9 @@ func (r *Recording) packet(p *cooked) error {
 	copy(c[12:20], p.addr[:])
 	r.write(h)
 	r.write(p.data)
-	var tail [8]byte
-	binary.LittleEndian.PutUint32(tail[pad:], total)
-	r.write(tail[:pad+4])
+	clear(r.tail[:])
+	binary.LittleEndian.PutUint32(r.tail[pad:], total)
+	r.write(r.tail[:pad+4])
 	return r.err
 }
 
