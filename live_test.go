@@ -312,7 +312,7 @@ func TestLiveEnds(t *testing.T) {
 	ns := newSpace(t)
 	r := startLive(t, ns, "-i", "lo", "--duration", "300ms", "-o", "json")
 	began := time.Now()
-	if status, lines, stderr := r.wait(); status != exitOK || len(lines) != 1 || time.Since(began) > time.Second {
+	if status, lines, stderr := r.wait(); status != exitOK || len(lines) != 1 || time.Since(began) > 2*time.Second {
 		t.Errorf("status %d after %v: %v %s", status, time.Since(began), lines, stderr)
 	}
 	r = startLive(t, ns, "-i", "lo", "--count", "5", "-o", "json", "--fail-on", "lost")

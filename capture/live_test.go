@@ -286,7 +286,7 @@ func TestLiveFilter(t *testing.T) {
 		{Filter{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}}, "tcp and net 10.99.0.0/16"},
 	} {
 		name := filepath.Join(t.TempDir(), "x.pcap")
-		dump, err := sniff.Start(server, "eth0", name, "--immediate-mode", "-U", c.bpf)
+		dump, err := sniff.Start(server, "eth0", name, "--immediate-mode", "-U", "-B", "32768", c.bpf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -334,7 +334,7 @@ func TestLiveClose(t *testing.T) {
 	if err := <-done; !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
-	if d := time.Since(began); d > 50*time.Millisecond {
+	if d := time.Since(began); d > 500*time.Millisecond { // much less, unless the machine is busy
 		t.Errorf("Close took %v", d)
 	}
 	l.Stop() // does no harm
@@ -437,16 +437,16 @@ func TestLiveComes(t *testing.T) {
 func TestLiveQuiet(t *testing.T) {
 	ns := space(t)
 	l := openLive(t, LiveConfig{Places: []Place{{Interfaces: []string{"lo"}, Enter: ns.Do}}})
+	prompt := 0
 	for range 5 {
+		var longest time.Duration
 		talk(t, ns, ns, "127.0.0.1:0", 10)
 		var last Time
 		for l.Reached() <= last || last == 0 {
 			var s Segment
 			switch err := l.Next(&s); {
 			case err == nil:
-				if d := time.Since(s.Time.Std()); d > 100*time.Millisecond {
-					t.Errorf("a packet came after %v", d)
-				}
+				longest = max(longest, time.Since(s.Time.Std()))
 				if s.Time < l.Reached() {
 					t.Errorf("a packet from %v before the clock", l.Reached().Sub(s.Time))
 				}
@@ -455,8 +455,14 @@ func TestLiveQuiet(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if d := time.Since(last.Std()); d > 300*time.Millisecond {
+		if d := time.Since(last.Std()); d > 700*time.Millisecond {
 			t.Errorf("the clock took %v", d)
 		}
+		if longest < 100*time.Millisecond {
+			prompt++
+		}
+	}
+	if prompt < 3 { // the machine may be busy now and then
+		t.Errorf("packets came within 100 ms in %d rounds of 5 only", prompt)
 	}
 }
