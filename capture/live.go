@@ -39,6 +39,11 @@ type Place struct {
 	// means that no switch is needed. Sockets stay in the namespace that they were
 	// opened in, so it is not called again.
 	Enter func(func() error) error
+	// Over reports whether what is watched there has ended, so that nothing more
+	// comes; nil means that it does not end. It is asked ten times a second.
+	Over func() bool
+	// Title is what messages call it: "container web"; "" for what needs none.
+	Title string
 }
 
 // String says what is listened to.
@@ -47,7 +52,9 @@ func (p Place) String() string {
 	if len(p.Interfaces) == 0 || slices.Contains(p.Interfaces, "any") {
 		s = "all interfaces"
 	}
-	if p.Name != "" {
+	if p.Title != "" {
+		s += " of " + p.Title
+	} else if p.Name != "" {
 		s += " of " + p.Name
 	}
 	return s
@@ -84,6 +91,9 @@ var (
 	ErrTick = errors.New("the clock of a live capture has ticked")
 	// ErrPrivilege means that the process may not capture.
 	ErrPrivilege = errors.New("capturing is not permitted")
+	// ErrEnter means that the process may not enter a namespace, or may not see
+	// whose it is.
+	ErrEnter = errors.New("entering it is not permitted")
 	// ErrGone means that every interface that was named is gone.
 	ErrGone = errors.New("no interface is left to capture on")
 )

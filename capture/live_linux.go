@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -318,10 +319,18 @@ func (l *Live) tick(now time.Time, reached Time) error {
 	}
 	l.ticked = now
 	l.countMissed()
+	if l.endings() {
+		l.err = l.end(io.EOF)
+		return l.err
+	}
 	if now.Sub(l.looked).Abs() >= linkEvery {
 		l.looked = now
 		over := true
 		for _, r := range l.rings {
+			if r.ended != 0 { // its interfaces go with it
+				over = false
+				continue
+			}
 			l.notices = append(l.notices, r.look()...)
 			over = over && r.over() && !r.ready()
 		}
@@ -336,6 +345,34 @@ func (l *Live) tick(now time.Time, reached Time) error {
 		}
 	}
 	return ErrTick
+}
+
+// endings lets go of the places that have ended. It reports whether that is true
+// of all of them, or of all whose interfaces are not gone.
+func (l *Live) endings() bool {
+	ended, over := false, true
+	for i := 0; i < len(l.rings); i++ {
+		r := l.rings[i]
+		now := Time(time.Now().UnixNano())
+		if r.ended == 0 && r.place.Over != nil && r.place.Over() {
+			r.ended = now
+			l.notices = append(l.notices, r.place.Title+" has ended")
+		}
+		// What it did last may not have been handed over yet.
+		if r.ended == 0 || r.ended.Add(margin) > now || r.ready() {
+			over = over && r.over() && !r.ready()
+			continue
+		}
+		ended = true
+		l.reached = max(l.reached, min(r.ended, now))
+		if len(l.rings) > 1 { // the socket holds what is left of the namespace
+			r.close()
+			l.rings = slices.Delete(l.rings, i, i+1)
+			l.poll = slices.Delete(l.poll, i, i+1)
+			i--
+		}
+	}
+	return ended && over
 }
 
 func (l *Live) countMissed() {
