@@ -14,7 +14,7 @@ func TestImportDirection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rank := map[string]int{"whyreset/bpf": 1, "whyreset/capture": 2, "whyreset/correlate": 3, "whyreset/report": 4, "whyreset": 5}
+	rank := map[string]int{"whyreset/bpf": 1, "whyreset/capture/container": 1, "whyreset/capture": 2, "whyreset/correlate": 3, "whyreset/report": 4, "whyreset": 5}
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
 		pkg, bench := fields[0], strings.HasPrefix(fields[0], "whyreset/bench")
