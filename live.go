@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -21,6 +22,10 @@ const liveUsage = `whyreset -i IFACE... explains what passes as it happens (Linu
 setcap cap_net_raw=ep on the program).
 
   -i, --interface IFACE     listen on it; again for more; any: all, and new ones
+      --container NAME      in its network; NAME may be an id, or how one begins
+                            (Docker, Podman, CRI-O, containerd); again for more
+      --pid PID             in the network of a process; again for more
+      --netns NAME|PATH     in this network namespace; again for more
   -w, --write FILE          also write what is captured to FILE, as pcapng
       --ring FILES,SIZE     to FILE.0001 and so on; the oldest is overwritten
       --duration TIME       end after 90s, 15m, 2h
@@ -30,8 +35,8 @@ setcap cap_net_raw=ep on the program).
       --user NAME           go on as this user once all is open
 
   sudo whyreset -i any -p 8080
+  sudo whyreset --container web --container db
   sudo whyreset -i eth0 -p 80,443 -w /tmp/web --ring 10,100MB -o json
-  sudo whyreset -i lo --duration 1m --fail-on idle-race
 
 -p, --host, -o, --all, -q and the others work as for files (whyreset --help).
 A finding comes within a second of being certain. Ctrl-C and SIGTERM end with
@@ -40,42 +45,49 @@ the summary, and SIGUSR1 prints it so far to standard error.
 
 // live is what the arguments ask of a live capture.
 type live struct {
-	places   []capture.Place
-	write    string
-	files    int   // of a ring; 0: none
-	size     int64 // of each
-	duration time.Duration
-	count    uint64
-	buffer   int
-	snap     int
-	user     *identity // nil: stay
+	interfaces []string
+	spots      []spot // where; none: here
+	places     []capture.Place
+	write      string
+	files      int   // of a ring; 0: none
+	size       int64 // of each
+	duration   time.Duration
+	count      uint64
+	buffer     int
+	snap       int
+	user       *identity // nil: stay
 }
 
 // liveFlags are as given, before they are checked.
 type liveFlags struct {
-	interfaces  []string
-	write, ring string
-	duration    time.Duration
-	count, snap int
-	buffer      string
-	user        string
+	interfaces              []string
+	netns, pids, containers []string
+	write, ring             string
+	duration                time.Duration
+	count, snap             int
+	buffer                  string
+	user                    string
 }
 
 // checkLive makes sense of the flags of a live capture.
 func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
-	if len(f.interfaces) == 0 {
+	spots, err := spots(f)
+	if err != nil {
+		return err
+	}
+	if len(f.interfaces)+len(spots) == 0 {
 		for _, name := range []string{"write", "ring", "duration", "count", "buffer", "snap", "user"} {
 			if given(name) {
-				return fmt.Errorf("--%s is for live captures, with -i", name)
+				return fmt.Errorf("--%s is for live captures, with -i or --container", name)
 			}
 		}
 		return nil
 	}
-	c.live = &live{write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
+	c.live = &live{interfaces: f.interfaces, spots: spots, write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
 	l := c.live
 	switch {
 	case len(c.operands) > 0:
-		return fmt.Errorf("-i watches live and %s is a capture: choose one", c.operands[0])
+		return fmt.Errorf("-i, --netns, --pid and --container watch live, and %s is a capture: choose one", c.operands[0])
 	case slices.Contains(f.interfaces, ""):
 		return errors.New("--interface: the name is empty")
 	case given("duration") && f.duration <= 0:
@@ -89,7 +101,6 @@ func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
 	case given("ring") && l.write == "":
 		return errors.New("--ring needs -w FILE")
 	}
-	l.places = []capture.Place{{Interfaces: f.interfaces}}
 	if given("buffer") {
 		n, err := parseSize(f.buffer)
 		if err != nil || n < capture.MinBuffer || n > 1<<31 {
@@ -138,12 +149,15 @@ func parseSize(text string) (int64, error) {
 // watch explains live traffic.
 func (c *command) watch(ctx context.Context) int {
 	l := c.live
+	done, err := c.findPlaces(ctx)
+	if err != nil {
+		c.complain(c.hint(err))
+		return exitError
+	}
+	defer done()
 	src, err := capture.OpenLive(capture.LiveConfig{Places: l.places, Filter: c.filter, Buffer: l.buffer, Snap: l.snap})
 	if err != nil {
-		if errors.Is(err, capture.ErrPrivilege) {
-			err = hinted{err, privilegeHint()}
-		}
-		c.complain(err)
+		c.complain(c.hint(err))
 		return exitError
 	}
 	defer src.Close()
@@ -302,11 +316,21 @@ func liveLine(s capture.Stats, connections, lost uint64, elapsed time.Duration) 
 	return line
 }
 
-// privilegeHint says what exactly gives the privilege.
-func privilegeHint() string {
-	name, err := os.Executable()
-	if err != nil {
+// hint adds to an error what gives the privilege that is missing.
+func (c *command) hint(err error) error {
+	enters := errors.Is(err, capture.ErrEnter)
+	if !enters && !errors.Is(err, capture.ErrPrivilege) && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	name, e := os.Executable()
+	if e != nil {
 		name = "whyreset"
 	}
-	return fmt.Sprintf("it needs CAP_NET_RAW: sudo %s, or once: sudo setcap cap_net_raw=ep %[1]s", name)
+	switch {
+	case os.Geteuid() == 0:
+		return hinted{err, "root has been denied it here; a container is given it with --privileged, or --cap-add NET_RAW,SYS_ADMIN,SYS_PTRACE"}
+	case len(c.live.spots) == 0:
+		return hinted{err, fmt.Sprintf("it needs CAP_NET_RAW: sudo %s, or once: sudo setcap cap_net_raw=ep %[1]s", name)}
+	}
+	return hinted{err, fmt.Sprintf("it needs CAP_NET_RAW, CAP_SYS_ADMIN and, for what is another user's, CAP_SYS_PTRACE: sudo %s", name)}
 }

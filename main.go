@@ -129,6 +129,9 @@ func (c *command) parse(args []string) error {
 	local := fs.Bool("local-time", false, "")
 	var lf liveFlags
 	fs.StringArrayVarP(&lf.interfaces, "interface", "i", nil, "")
+	fs.StringArrayVar(&lf.netns, "netns", nil, "")
+	fs.StringArrayVar(&lf.pids, "pid", nil, "")
+	fs.StringArrayVar(&lf.containers, "container", nil, "")
 	fs.StringVarP(&lf.write, "write", "w", "", "")
 	fs.StringVar(&lf.ring, "ring", "", "")
 	fs.DurationVar(&lf.duration, "duration", 0, "")
