@@ -4,8 +4,8 @@ export CGO_ENABLED = 0
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 5s
-NEEDS = jq tcpdump ip nft
-DEBS = jq tcpdump iproute2 nftables
+NEEDS = jq tcpdump ip nft dockerd podman conmon runc containerd
+DEBS = jq tcpdump iproute2 nftables docker.io podman conmon runc containerd
 # Debian has Caddy and Node as well; what is not there is skipped, aloud.
 WITNESSES = tcpdump ip nft nginx apache2 haproxy lighttpd /usr/bin/gunicorn /usr/bin/uvicorn curl node caddy
 WITNESS_DEBS = tcpdump iproute2 nftables nginx-light apache2 haproxy lighttpd gunicorn uvicorn python3-aiohttp python3-requests curl nodejs caddy

@@ -85,7 +85,13 @@ func startLive(t *testing.T, ns *netns.Namespace, args ...string) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{t: t, cmd: ns.Command(t.Context(), name, args...), lines: make(chan arrived, 1<<16), stderr: new(bytes.Buffer), ended: make(chan struct{})}
+	return start(t, ns.Command(t.Context(), name, args...))
+}
+
+// start runs a command that is the program and returns when it captures.
+func start(t *testing.T, cmd *exec.Cmd) *running {
+	t.Helper()
+	r := &running{t: t, cmd: cmd, lines: make(chan arrived, 1<<16), stderr: new(bytes.Buffer), ended: make(chan struct{})}
 	stdout, err := r.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -116,9 +122,9 @@ func startLive(t *testing.T, ns *netns.Namespace, args ...string) *running {
 	select {
 	case <-listening:
 	case <-r.ended:
-		t.Fatalf("%q: %s", args, r.stderr)
+		t.Fatalf("%q: %s", cmd.Args, r.stderr)
 	case <-time.After(20 * time.Second):
-		t.Fatalf("%q does not begin to listen", args)
+		t.Fatalf("%q does not begin to listen", cmd.Args)
 	}
 	return r
 }
