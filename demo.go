@@ -52,9 +52,21 @@ Your turn:    tcpdump -i any -s 0 -w web.pcap 'tcp port 8080'
 More on it:   whyreset explain idle-race
 `
 
-// demo explains what comes with the program, with the story around it.
+// demo runs a faulty program and explains what happens, or if it may not, what
+// comes with the program; with the story around it.
 func (c *command) demo(ctx context.Context) int {
 	c.maxConnections = correlate.DefaultMaxConnections
+	switch status, err := c.liveDemo(ctx); {
+	case err == nil:
+		return status
+	case errors.Is(err, errNothingLost):
+		if err := printf(c.stdout, "%s", demoLiveNone); err != nil {
+			return c.finish(err)
+		}
+	case !errors.Is(err, errors.ErrUnsupported):
+		c.complain(fmt.Errorf("these are captures of the program; as root the demo runs it and watches: %w", err))
+	}
+	c.live = nil
 	for _, part := range []struct{ story, file string }{
 		{demoFaulty, "original-50ms.client.pcap"},
 		{demoFixed, "short-idle-20ms.client.pcap.gz"},
@@ -92,20 +104,21 @@ func (c *command) explainDemo(ctx context.Context, data []byte) int {
 // firstFindings lets demoFindings findings through and counts the others.
 type firstFindings struct {
 	report.Writer
-	out io.Writer
-	n   int
+	out      io.Writer
+	n, shown int
 }
 
 func (w *firstFindings) Finding(f *correlate.Finding) error {
-	if w.n++; w.n > demoFindings {
+	if w.n++; w.shown == demoFindings {
 		return nil
 	}
+	w.shown++
 	return w.Writer.Finding(f)
 }
 
 func (w *firstFindings) Summary(s *report.Summary) error {
 	var err error
-	if more := w.n - demoFindings; more > 0 {
+	if more := w.n - w.shown; more > 0 {
 		_, err = fmt.Fprintf(w.out, "\n… and %d more (the demo leaves them out)\n", more)
 	}
 	return errors.Join(err, w.Writer.Summary(s))

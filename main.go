@@ -42,7 +42,7 @@ const usage = `whyreset says why HTTP requests got no complete answer, from pack
   whyreset [flags] FILE...     explain captures (pcap, pcapng; gzip, zstd; -)
   whyreset [flags] -i IFACE    explain live traffic: see whyreset help live
   whyreset explain [WORD]      what a verdict means, or a list; known timers
-  whyreset demo                explain a capture that comes with the program
+  whyreset demo                lose requests and explain it (live as root)
 
   -r, --read FILE           same as naming FILE; several are merged by time
   -p, --port PORTS          only these TCP ports: 8080  80,443  8000-8100

@@ -20,7 +20,7 @@ import (
 type Namespace struct {
 	fd   int
 	id   nsID
-	path string // "" if a process holds it
+	path string // "" if no name holds it
 	// The process, as what does not become another one when its number is used
 	// again: its directory in /proc, and a pidfd, -1 before Linux 5.3.
 	pid, proc, pidfd int
@@ -205,6 +205,8 @@ func (n *Namespace) Ended() bool {
 		return err == nil && k > 0 && p[0].Revents&unix.POLLIN != 0
 	case n.proc >= 0:
 		return n.goneFromProc()
+	case n.path == "":
+		return false
 	}
 	var st unix.Stat_t
 	err := unix.Stat(n.path, &st)
@@ -236,4 +238,49 @@ func (n *Namespace) Close() {
 			*fd = -1
 		}
 	}
+}
+
+// NewNamespace makes a network namespace with nothing but a loopback interface,
+// which is up. It is gone when it is closed and nothing is open inside.
+func NewNamespace() (*Namespace, error) {
+	n := &Namespace{fd: -1, proc: -1, pidfd: -1}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // as in Enter
+		done <- n.unshare()
+	}()
+	if err := <-done; err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// unshare gives the thread a namespace of its own and opens that.
+func (n *Namespace) unshare() (err error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); errors.Is(err, unix.EPERM) {
+		return ErrPrivilege
+	} else if err != nil {
+		return fmt.Errorf("make a network namespace: %w", err)
+	}
+	if n.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open the network namespace: %w", err)
+	}
+	if err := n.identify("it"); err != nil {
+		return err
+	}
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(s)
+	lo, err := unix.NewIfreq("lo")
+	if err == nil {
+		lo.SetUint16(unix.IFF_UP)
+		err = unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, lo)
+	}
+	if err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
 }

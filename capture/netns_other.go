@@ -29,3 +29,6 @@ func (*Namespace) Ended() bool { return false }
 
 // Close does nothing.
 func (*Namespace) Close() {}
+
+// NewNamespace returns an error.
+func NewNamespace() (*Namespace, error) { return nil, errNoNamespaces }
