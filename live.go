@@ -180,6 +180,7 @@ func (c *command) watch(ctx context.Context) int {
 	}
 	j := newJob(c, report.Options{
 		Files: src.Files(),
+		Zones: src.Zones(),
 		// Wireshark counts as we do in what we write.
 		StreamIDs: l.write != "" && l.files == 0,
 		Color:     wantsColor(c.stdout),
@@ -297,7 +298,7 @@ func (w *watcher) notices() {
 // end: programs read it.
 func (w *watcher) summarize(stats capture.Stats) {
 	var b bytes.Buffer
-	text := report.NewText(&b, report.Options{Color: wantsColor(w.command.stderr), Location: w.command.location})
+	text := report.NewText(&b, report.Options{Zones: w.src.Zones(), Color: wantsColor(w.command.stderr), Location: w.command.location})
 	sum := report.Summary{Tracker: w.tracker.Summary(), Capture: stats, RTT: w.rtt}
 	if err := text.Summary(&sum); err != nil {
 		return

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -360,4 +361,37 @@ func must(t *testing.T, env []string, args ...string) string {
 		t.Fatalf("%q: %v: %s", args, err, stderr.String())
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// TestLiveZones has the same addresses in two namespaces: they are of different
+// servers, live and replayed.
+func TestLiveZones(t *testing.T) {
+	a, b := newSpace(t), newSpace(t)
+	file := filepath.Join(t.TempDir(), "both.pcapng")
+	r := start(t, here(t, nil, "--netns", a.Name, "--netns", b.Name, "-o", "json", "--all", "-w", file, "--duration", "1500ms"))
+	for _, ns := range []*netns.Namespace{a, b, a} {
+		abort(t, ns, "127.0.0.1:8080")
+	}
+	status, lines, stderr := r.wait()
+	if status != exitOK {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	var live strings.Builder
+	for _, l := range lines {
+		live.WriteString(l.text + "\n")
+	}
+	for _, ns := range []struct{ name, lost string }{{a.Name, "2"}, {b.Name, "1"}} {
+		server := `"server":{"address":"127.0.0.1","port":8080,"netns":"` + ns.name + `"}`
+		if !strings.Contains(live.String(), server+`,"lost":`+ns.lost) {
+			t.Errorf("%s: %s", ns.name, live.String())
+		}
+	}
+	status, replay, stderr := whyreset(t, nil, "-o", "json", "--all", file)
+	counted := regexp.MustCompile(`("packets":\d+,"bytes":)\d+`) // the file's packets have a header more
+	if x, y := counted.ReplaceAllString(live.String(), "$1"), counted.ReplaceAllString(replay, "$1"); status != exitOK || x != y {
+		t.Errorf("status %d, %s: live\n%s\nreplay\n%s", status, stderr, x, y)
+	}
+	if _, text, _ := whyreset(t, nil, file); !strings.Contains(text, " → 127.0.0.1:8080 in "+b.Name+"  ") || !strings.Contains(text, "  127.0.0.1:8080 in "+a.Name+"\n") {
+		t.Error(text)
+	}
 }

@@ -34,6 +34,7 @@ func (c *command) read(ctx context.Context) int {
 	defer src.Close()
 	opt := report.Options{
 		Files:     src.Files(),
+		Zones:     src.Zones(),
 		StreamIDs: len(c.operands) == 1 && !c.filtered,
 		Color:     wantsColor(c.stdout),
 		Location:  c.location,

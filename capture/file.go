@@ -30,6 +30,7 @@ type file struct {
 	name   string // as it was given
 	index  int    // in Source.Files
 	filter Filter
+	zones  *Zones
 
 	raw     io.Reader
 	closer  io.Closer // nil if raw is not ours to close
@@ -56,8 +57,8 @@ type file struct {
 }
 
 // open opens a capture without reading any of it.
-func open(name string, index int, stdin io.Reader, filter Filter) (*file, error) {
-	f := &file{name: name, index: index, filter: filter}
+func open(name string, index int, stdin io.Reader, filter Filter, zones *Zones) (*file, error) {
+	f := &file{name: name, index: index, filter: filter, zones: zones}
 	if name == "-" {
 		if stdin == nil {
 			return nil, readError(name, errors.New("there is none"))
@@ -291,6 +292,7 @@ func (f *file) Next(s *Segment) error {
 		}
 		switch f.decode(s) {
 		case isTCP:
+			s.setZone(f.pkt.link.zone)
 			if !f.filter.Match(s) {
 				f.stats.Filtered++
 				continue
@@ -340,6 +342,9 @@ func (f *file) release() { f.in = nil }
 
 // Files implements [Source].
 func (f *file) Files() []string { return []string{f.name} }
+
+// Zones implements [Source].
+func (f *file) Zones() *Zones { return f.zones }
 
 // Stats implements [Source].
 func (f *file) Stats() Stats {

@@ -7,6 +7,7 @@ type link struct {
 	kind   linkKind
 	big    bool   // the capture is big-endian, for headers in the byte order of the machine
 	number uint32 // as registered, see linkFor
+	zone   uint16 // of the interface, see Zones
 }
 
 type linkKind uint8

@@ -24,6 +24,7 @@ type Live struct {
 	filter Filter
 	record *Recording
 	rings  []*ring
+	zones  Zones
 	poll   []unix.PollFd // of the rings, and last of wake
 
 	waking sync.Mutex // guards wake
@@ -66,6 +67,7 @@ func OpenLive(cfg LiveConfig) (_ *Live, err error) {
 		open := func() error {
 			r, err := openRing(p, &cfg)
 			if err == nil {
+				r.zone = l.zones.add(p.Name)
 				l.rings = append(l.rings, r)
 			}
 			return err
@@ -200,6 +202,7 @@ func (l *Live) take(r *ring, s *Segment) bool {
 		}
 		return false
 	}
+	s.setZone(r.zone)
 	if !l.filter.Match(s) {
 		l.stats.Filtered++
 		return false
@@ -432,6 +435,9 @@ func (l *Live) Lasting() bool { return false }
 
 // Files implements [Source].
 func (l *Live) Files() []string { return []string{"live"} }
+
+// Zones implements [Source].
+func (l *Live) Zones() *Zones { return &l.zones }
 
 // Stats implements [Source].
 func (l *Live) Stats() Stats { return l.stats }

@@ -24,6 +24,9 @@ func (*Live) Lasting() bool { return false }
 // Files implements [Source].
 func (*Live) Files() []string { return nil }
 
+// Zones implements [Source].
+func (*Live) Zones() *Zones { return nil }
+
 // Stats implements [Source].
 func (*Live) Stats() Stats { return Stats{} }
 

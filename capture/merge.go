@@ -10,6 +10,7 @@ import (
 // A merged source yields the segments of several files in the order of time.
 type merged struct {
 	files  []*file
+	zones  *Zones
 	heap   []*head // of the files that are not at their ends; the earliest is first
 	errs   []error // what ended each file, io.EOF excepted
 	used   bool    // the segment of heap[0] has been yielded
@@ -136,6 +137,9 @@ func (m *merged) sink() {
 
 // Lasting implements [Source].
 func (m *merged) Lasting() bool { return false }
+
+// Zones implements [Source].
+func (m *merged) Zones() *Zones { return m.zones }
 
 // Files implements [Source].
 func (m *merged) Files() []string {

@@ -32,6 +32,7 @@ const maxInterfaces = 1 << 16
 // its packets.
 type pcapngSection struct {
 	big    bool
+	ours   bool // a Recording
 	ifaces []iface
 	last   Time // of the packet before
 
@@ -219,6 +220,10 @@ func (f *file) section(body []byte) error {
 		p.delivered += p.ifaces[i].delivered
 	}
 	p.ifaces = p.ifaces[:0]
+	p.ours = false
+	p.options(body[16:], func(code uint16, v []byte) {
+		p.ours = p.ours || code == 4 && string(v) == userAppl // shb_userappl
+	})
 	return nil
 }
 
@@ -235,6 +240,8 @@ func (f *file) addInterface(body []byte) error {
 	offset := int64(0)
 	p.options(body[8:], func(code uint16, v []byte) {
 		switch {
+		case code == 2 && p.ours: // if_name
+			i.link.zone = f.zones.addInterface(string(v))
 		case code == 9 && len(v) >= 1: // if_tsresol
 			i.clock = newClock(v[0])
 		case code == 14 && len(v) >= 8: // if_tsoffset

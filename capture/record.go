@@ -39,6 +39,8 @@ type slot struct {
 const (
 	cookedLen   = 20 // a LINKTYPE_LINUX_SLL2 header
 	linkSLL2Num = 276
+	// userAppl is what a Recording says that it was written by.
+	userAppl = "whyreset"
 	// MaxRing bounds the files that a ring keeps open.
 	MaxRing = 512
 )
@@ -121,7 +123,7 @@ func (r *Recording) begin() {
 	binary.LittleEndian.PutUint32(body[0:], 0x1a2b3c4d)
 	binary.LittleEndian.PutUint16(body[4:], 1)
 	binary.LittleEndian.PutUint64(body[8:], 1<<64-1) // the section's length is not known
-	r.block(blockSection, body[:], option(4, "whyreset"))
+	r.block(blockSection, body[:], option(4, userAppl))
 }
 
 // block writes a block of several parts, each of a multiple of four bytes.

@@ -29,6 +29,7 @@ type ring struct {
 	left   uint32
 	next   int // offset of the next packet in mem
 	place  *Place
+	zone   uint16
 	ended  Time // when its place was over; 0: it is not
 	all    bool // of all interfaces
 	links  map[int32]*netLink

@@ -33,6 +33,7 @@ func (t Time) Add(d time.Duration) Time { return t + Time(d) }
 type Endpoint struct {
 	Addr [16]byte
 	Port uint16
+	Zone uint16 // of a loopback address, where several namespaces are listened in: see Zones; else 0
 }
 
 // EndpointFrom returns the Endpoint of ap.
@@ -56,7 +57,7 @@ func (e Endpoint) Compare(f Endpoint) int {
 			return cmp.Compare(a, b)
 		}
 	}
-	return cmp.Compare(e.Port, f.Port)
+	return cmp.Or(cmp.Compare(e.Port, f.Port), cmp.Compare(e.Zone, f.Zone))
 }
 
 // Flags are the control bits of a TCP header (RFC 9293, section 3.1).
@@ -131,6 +132,8 @@ type Source interface {
 	Lasting() bool
 	// Files names what Segment.File indexes: file names for saved captures.
 	Files() []string
+	// Zones names the zones of endpoints.
+	Zones() *Zones
 	// Stats describes the capture so far.
 	Stats() Stats
 	// Close releases the source and unblocks a concurrent Next.

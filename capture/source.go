@@ -29,7 +29,7 @@ func OpenFiles(names []string, stdin io.Reader, f Filter) (Source, error) {
 	case 0:
 		return nil, errors.New("no capture is named")
 	case 1:
-		file, err := open(names[0], 0, stdin, f)
+		file, err := open(names[0], 0, stdin, f, new(Zones))
 		if err != nil {
 			return nil, err
 		}
@@ -45,7 +45,7 @@ func OpenFiles(names []string, stdin io.Reader, f Filter) (Source, error) {
 
 // openMerged opens several captures.
 func openMerged(names []string, stdin io.Reader, f Filter) (_ Source, err error) {
-	m := &merged{errs: make([]error, len(names))}
+	m := &merged{zones: new(Zones), errs: make([]error, len(names))}
 	defer func() {
 		if err != nil {
 			m.Close()
@@ -59,7 +59,7 @@ func openMerged(names []string, stdin io.Reader, f Filter) (_ Source, err error)
 				}
 			}
 		}
-		file, err := open(name, i, stdin, f)
+		file, err := open(name, i, stdin, f, m.zones)
 		if err != nil {
 			return nil, err
 		}

@@ -58,7 +58,7 @@ func hashSegment(s *Segment) uint64 {
 		return h ^ l
 	}
 	half := func(e *Endpoint) uint64 {
-		return mix(binary.LittleEndian.Uint64(e.Addr[:]), binary.LittleEndian.Uint64(e.Addr[8:])+uint64(e.Port)*0xd6e8feb86659fd93)
+		return mix(binary.LittleEndian.Uint64(e.Addr[:]), binary.LittleEndian.Uint64(e.Addr[8:])+uint64(uint32(e.Zone)<<16|uint32(e.Port))*0xd6e8feb86659fd93)
 	}
 	h := mix(half(&s.Src), bits.RotateLeft64(half(&s.Dst), 17))
 	h = mix(h, uint64(s.Seq)<<32|uint64(s.Ack))

@@ -59,6 +59,8 @@ type jsonFinding struct {
 type jsonEndpoint struct {
 	Address string `json:"address"`
 	Port    uint16 `json:"port"`
+	// The network namespace of a loopback address, where several are seen.
+	Netns string `json:"netns,omitempty"`
 	// The server's Server header or the client's User-Agent, without what follows
 	// the products.
 	Product string `json:"product,omitempty"`
@@ -223,8 +225,8 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 		Confidence: f.Confidence.String(),
 		Lost:       f.Lost,
 		Retry:      f.Retry.String(),
-		Client:     endpoint(f.Connection.Client),
-		Server:     endpoint(f.Connection.Server),
+		Client:     j.endpoint(f.Connection.Client),
+		Server:     j.endpoint(f.Connection.Server),
 		Connection: connection(f),
 		ClosedBy:   f.ClosedBy.String(),
 		Close:      jsonClose{Kind: f.Close.Kind.String(), Frame: f.Close.Frame, Payload: fmt.Sprintf("%x", f.Close.Payload)},
@@ -261,7 +263,7 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 			out.Timer = &jsonTimer{Product: h.server.product, Setting: h.server.setting}
 		}
 	}
-	out.Upgraded, out.Replay = upgraded(f.Upgraded), replay(f.Replay)
+	out.Upgraded, out.Replay = upgraded(f.Upgraded), j.replay(f.Replay)
 	for _, e := range f.Evidence {
 		item := jsonEvidence{Frame: e.Frame, Text: e.Text}
 		if e.Frame != 0 && len(j.opt.Files) > 1 && e.File < len(j.opt.Files) {
@@ -301,13 +303,13 @@ func (j *JSON) Summary(s *Summary) error {
 			Lost: v.Lost, Restart: v.Restart, Connections: v.Connections, Proven: v.Proven, Reason: v.Reason,
 		}
 		if v.Server != (capture.Endpoint{}) {
-			row.Server = new(endpoint(v.Server))
+			row.Server = new(j.endpoint(v.Server))
 		}
 		out.Verdicts = append(out.Verdicts, row)
 	}
 	for _, t := range k.Servers {
 		row := jsonServerTimer{
-			Server: endpoint(t.Server), jsonTimer: timer(&t.Timer),
+			Server: j.endpoint(t.Server), jsonTimer: timer(&t.Timer),
 			SeenRaces: t.SeenRaces,
 		}
 		if t.Timer.Closes > 0 {
@@ -329,7 +331,7 @@ func (j *JSON) Summary(s *Summary) error {
 		}
 		out.Timers = append(out.Timers, row)
 	}
-	out.patterns(k)
+	j.patterns(&out, k)
 	return j.write(out)
 }
 
@@ -363,8 +365,8 @@ func connection(f *correlate.Finding) jsonConnection {
 	return out
 }
 
-func endpoint(e capture.Endpoint) jsonEndpoint {
-	return jsonEndpoint{Address: e.AddrPort().Addr().String(), Port: e.Port}
+func (j *JSON) endpoint(e capture.Endpoint) jsonEndpoint {
+	return jsonEndpoint{Address: e.AddrPort().Addr().String(), Port: e.Port, Netns: j.opt.Zones.Name(e)}
 }
 
 func timer(t *correlate.Timer) jsonTimer {

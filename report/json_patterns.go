@@ -56,11 +56,11 @@ type jsonServerLimit struct {
 	Closes   int          `json:"closes"`
 }
 
-func replay(r *correlate.Replay) *jsonReplay {
+func (j *JSON) replay(r *correlate.Replay) *jsonReplay {
 	if r == nil {
 		return nil
 	}
-	return &jsonReplay{Client: endpoint(r.Client), Connection: r.Connection, First: r.First, Time: timestamp(r.Time), Frame: r.Frame,
+	return &jsonReplay{Client: j.endpoint(r.Client), Connection: r.Connection, First: r.First, Time: timestamp(r.Time), Frame: r.Frame,
 		After: secs(r.After), Status: r.Status, Lost: r.Lost}
 }
 
@@ -89,20 +89,20 @@ func tunnelTimer(t *correlate.Timer) jsonTimer {
 }
 
 // patterns adds what several connections of a server have in common.
-func (out *jsonSummary) patterns(k *correlate.Summary) {
+func (j *JSON) patterns(out *jsonSummary, k *correlate.Summary) {
 	out.Abnormal = k.Abnormal
 	out.Replayed, out.ReplayedAnswered, out.DuplicateRisk = k.Replayed, k.ReplayedAnswered, k.DuplicateRisk
 	for _, r := range k.Restarts {
-		out.Restarts = append(out.Restarts, jsonRestart{endpoint(r.Server), timestamp(r.From), secs(r.To.Sub(r.From)), r.Closed, r.Open, r.Refused, r.Lost})
+		out.Restarts = append(out.Restarts, jsonRestart{j.endpoint(r.Server), timestamp(r.From), secs(r.To.Sub(r.From)), r.Closed, r.Open, r.Refused, r.Lost})
 	}
 	for _, l := range k.Limits {
-		row := jsonServerLimit{Server: endpoint(l.Server), Requests: l.Requests, Closes: l.Closes}
+		row := jsonServerLimit{Server: j.endpoint(l.Server), Requests: l.Requests, Closes: l.Closes}
 		if l.Requests == 0 {
 			row.Age, row.Spread, row.Closes = new(secs(l.Age.Timeout)), new(secs(l.Age.Spread)), l.Age.Closes
 		}
 		out.Limits = append(out.Limits, row)
 	}
 	for _, t := range k.Tunnels {
-		out.Tunnels = append(out.Tunnels, jsonTunnel{endpoint(t.Server), tunnelTimer(&t.Timer)})
+		out.Tunnels = append(out.Tunnels, jsonTunnel{j.endpoint(t.Server), tunnelTimer(&t.Timer)})
 	}
 }

@@ -26,6 +26,8 @@ type Options struct {
 	// Files names what Evidence.File and Connection.Files index. Frame numbers
 	// are given with the name of their file where there are several.
 	Files []string
+	// Zones names the network namespaces of loopback addresses; nil: there is one.
+	Zones *capture.Zones
 	// StreamIDs allows Connection.ID to be called tcp.stream. It is the same
 	// number as Wireshark's if a single file was read and nothing was left out.
 	StreamIDs bool
@@ -33,6 +35,15 @@ type Options struct {
 	Color bool
 	// Location is the time zone of text output; nil means UTC. JSON is always UTC.
 	Location *time.Location
+}
+
+// place returns an endpoint as people write it, with its namespace if there are
+// several.
+func (o *Options) place(e capture.Endpoint) string {
+	if name := o.Zones.Name(e); name != "" {
+		return e.String() + " in " + printable(name)
+	}
+	return e.String()
 }
 
 // A Summary is everything that is said once, at the end.

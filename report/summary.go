@@ -22,11 +22,11 @@ func (t *Text) Summary(s *Summary) error {
 	}
 	b.WriteString(t.paint(bold, headline(s)) + "\n")
 	lost, judged, clean := split(s.Tracker.Verdicts)
-	t.block(&b, verdictTable(lost))
+	t.block(&b, t.opt.verdictTable(lost))
 	t.block(&b, blameTable(lost, s.Tracker.Restarts, t.opt.Location))
-	t.block(&b, timerTable(s))
-	t.block(&b, timerAdvice(s))
-	t.block(&b, indent(patterns(&s.Tracker, t.opt.Location)))
+	t.block(&b, t.opt.timerTable(s))
+	t.block(&b, t.opt.timerAdvice(s))
+	t.block(&b, indent(t.opt.patterns(&s.Tracker)))
 
 	var notes []string
 	if n, list := tally(clean); n > 0 {
@@ -174,7 +174,7 @@ const (
 )
 
 // verdictTable says where requests were lost.
-func verdictTable(counts []correlate.VerdictCount) []string {
+func (o *Options) verdictTable(counts []correlate.VerdictCount) []string {
 	if len(counts) == 0 {
 		return nil
 	}
@@ -186,7 +186,7 @@ func verdictTable(counts []correlate.VerdictCount) []string {
 		if c.Verdict.Family() == "unknown" {
 			proven = "–"
 		}
-		server := serverName(c.Server)
+		server := o.serverName(c.Server)
 		if ports[i] > 1 {
 			server = c.Server.AddrPort().Addr().String() + ", " + plural(uint64(ports[i]), "port", "ports")
 		}
@@ -233,11 +233,11 @@ func byHost(counts []correlate.VerdictCount) (rows []correlate.VerdictCount, por
 
 // serverName returns the address of a server, or what stands for those beyond the
 // bound of servers that are counted one by one.
-func serverName(e capture.Endpoint) string {
+func (o *Options) serverName(e capture.Endpoint) string {
 	if e == (capture.Endpoint{}) {
 		return "other servers"
 	}
-	return e.String()
+	return o.place(e)
 }
 
 func more(n int) []string {
@@ -313,7 +313,7 @@ const summaryWidth = 110
 
 // timerTable says what the servers' idle timers are and what to do about them,
 // those with races first.
-func timerTable(sum *Summary) []string {
+func (o *Options) timerTable(sum *Summary) []string {
 	if len(sum.Tracker.Servers) == 0 {
 		return nil
 	}
@@ -346,7 +346,7 @@ func timerTable(sum *Summary) []string {
 		if like != "" {
 			like = "looks like " + like
 		}
-		t.add(s.Server.String(), after, reuse, races, like)
+		t.add(o.place(s.Server), after, reuse, races, like)
 	}
 	lines := append(t.lines(), more(len(servers)-maxTimerRows)...)
 	if estimated {
@@ -363,7 +363,7 @@ var expectedMeans = []string{
 
 // timerAdvice says what to change at the servers whose idle timeouts met those of
 // their clients, or soon will.
-func timerAdvice(sum *Summary) []string {
+func (o *Options) timerAdvice(sum *Summary) []string {
 	servers := slices.DeleteFunc(byRaces(sum), func(s correlate.ServerTimer) bool { return s.SeenRaces == 0 && s.ExpectedRaces < 0.1 })
 	if len(servers) == 0 {
 		return nil
@@ -371,13 +371,13 @@ func timerAdvice(sum *Summary) []string {
 	shown := servers[:min(maxAdvice, len(servers))]
 	width := len("the rule")
 	for _, s := range shown {
-		width = max(width, len(s.Server.String()))
+		width = max(width, len(o.place(s.Server)))
 	}
 	var b strings.Builder
 	line := func(name, text string) { entry(&b, "  "+name+strings.Repeat(" ", width-len(name)), text, summaryWidth) }
 	for _, s := range shown {
 		h := hop{server: serverLimit(&s.Timer), agrees: LooksLike(&s.Timer) != "", idle: ClientIdle(&s.Timer, sum.RTT[s.Server])}
-		name := s.Server.String()
+		name := o.place(s.Server)
 		if who := h.clients(s.Clients); who != "" {
 			line(name, who)
 			name = ""

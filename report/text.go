@@ -62,7 +62,7 @@ func (t *Text) Finding(f *correlate.Finding) error {
 		t.day = day
 	}
 	b.WriteString(at.Format("15:04:05.000000") + "  " +
-		f.Connection.Client.String() + " → " + f.Connection.Server.String() + "  " +
+		f.Connection.Client.String() + " → " + t.opt.place(f.Connection.Server) + "  " +
 		t.paint(familyColor(f), f.Verdict.String()))
 	if c := f.Confidence.String(); c != "" {
 		b.WriteString("  " + c)

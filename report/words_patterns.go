@@ -37,14 +37,14 @@ func tunnelLooksLike(t *correlate.Timer) string {
 
 // patterns says what several connections of a server have in common, a line for
 // each.
-func patterns(k *correlate.Summary, loc *time.Location) []string {
+func (o *Options) patterns(k *correlate.Summary) []string {
 	var lines []string
 	for i, r := range k.Restarts {
 		if i == maxTimerRows {
 			lines = append(lines, strings.TrimPrefix(more(len(k.Restarts) - i)[0], "  "))
 			break
 		}
-		lines = append(lines, restartLine(&r, loc))
+		lines = append(lines, o.restartLine(&r))
 	}
 	if k.Replayed > 0 {
 		line := group(k.Replayed) + " of the lost requests " + wasWere(k.Replayed) + " sent again within a second, and " + group(k.ReplayedAnswered) + " of those answered: there the applications may not have noticed"
@@ -61,16 +61,16 @@ func patterns(k *correlate.Summary, loc *time.Location) []string {
 			break
 		}
 		if l.Requests > 0 {
-			lines = append(lines, l.Server.String()+" closes connections after "+plural(uint64(l.Requests), "response", "responses")+" ("+plural(uint64(l.Closes), "close", "closes")+"): a limit of requests, not an idle timer")
+			lines = append(lines, o.place(l.Server)+" closes connections after "+plural(uint64(l.Requests), "response", "responses")+" ("+plural(uint64(l.Closes), "close", "closes")+"): a limit of requests, not an idle timer")
 		} else {
-			lines = append(lines, l.Server.String()+" closes connections at an age of "+timerText(&l.Age)+": a limit of age, not an idle timer")
+			lines = append(lines, o.place(l.Server)+" closes connections at an age of "+timerText(&l.Age)+": a limit of age, not an idle timer")
 		}
 	}
 	for i, t := range k.Tunnels {
 		if i == maxTimerRows {
 			break
 		}
-		line := t.Server.String() + ": upgraded connections end after " + timerText(&t.Timer) + " of silence"
+		line := o.place(t.Server) + ": upgraded connections end after " + timerText(&t.Timer) + " of silence"
 		if like := tunnelLooksLike(&t.Timer); like != "" {
 			line += ", looks like " + like
 		}
@@ -80,14 +80,14 @@ func patterns(k *correlate.Summary, loc *time.Location) []string {
 }
 
 // restartLine says when a server closed many connections at once.
-func restartLine(r *correlate.Restart, loc *time.Location) string {
-	line := r.Server.String() + " closed " + plural(uint64(r.Closed), "connection", "connections")
+func (o *Options) restartLine(r *correlate.Restart) string {
+	line := o.place(r.Server) + " closed " + plural(uint64(r.Closed), "connection", "connections")
 	if r.Open > r.Closed {
-		line = r.Server.String() + " closed " + strconv.Itoa(r.Closed) + " of " + plural(uint64(r.Open), "connection", "connections")
+		line = o.place(r.Server) + " closed " + strconv.Itoa(r.Closed) + " of " + plural(uint64(r.Open), "connection", "connections")
 	}
-	line += " within " + seconds(r.To.Sub(r.From)) + " at " + r.From.Std().In(loc).Format("15:04:05")
+	line += " within " + seconds(r.To.Sub(r.From)) + " at " + r.From.Std().In(o.Location).Format("15:04:05")
 	if r.Closed == 1 {
-		line = r.Server.String() + " closed a connection at " + r.From.Std().In(loc).Format("15:04:05")
+		line = o.place(r.Server) + " closed a connection at " + r.From.Std().In(o.Location).Format("15:04:05")
 	}
 	if r.Refused {
 		line += ", and refused new ones right afterwards"
