@@ -395,3 +395,27 @@ func TestLiveZones(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// TestLivePlacesPrivileges has nobody ask for what is not nobody's.
+func TestLivePlacesPrivileges(t *testing.T) {
+	ns := newSpace(t)
+	if _, err := program(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(programDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		fmt.Sprint("--pid ", os.Getpid()): fmt.Sprintf("network namespace of process %d: entering it is not permitted", os.Getpid()),
+		"--netns " + ns.Name:              "network namespace " + ns.Name + ": entering it is not permitted",
+		"--netns /proc/self/ns/net":       "capturing is not permitted",
+	} {
+		cmd := here(t, nil, strings.Fields(args)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, _ := cmd.CombinedOutput()
+		if status := cmd.ProcessState.ExitCode(); status != exitError || !strings.Contains(string(out), "whyreset: "+want+"\n") ||
+			!strings.Contains(string(out), "whyreset: hint: it needs CAP_NET_RAW, CAP_SYS_ADMIN and, for what is another user's, CAP_SYS_PTRACE: sudo "+cmd.Path+"\n") {
+			t.Errorf("%s: status %d, %s", args, status, out)
+		}
+	}
+}
