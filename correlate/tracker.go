@@ -36,7 +36,7 @@ const (
 	// lingerOdd is the same where a reset with no close before it met a request, or
 	// may not have been taken: whether its sender goes on all the same, and
 	// whether SYNs are refused, tells who sent it.
-	lingerOdd = 5 * time.Second
+	lingerOdd = 2 * time.Second
 	// timerWait is how long a verdict that only lacks the server's idle timer
 	// waits for it to be learned.
 	timerWait = 2 * time.Minute
