@@ -144,7 +144,8 @@ func closedOnAccept(f *facts) *ruling {
 func (f *facts) couldCross() bool {
 	after := f.K.time.Sub(f.q.time)
 	if f.q.resent || f.K.resent {
-		return f.q.retrans == 0 // the times are not those of the first copies
+		// The times are not those of the first copies, and what is missing may be others.
+		return f.q.retrans == 0 && f.missing&missingBytes == 0 && f.serverRTT != 0
 	}
 	if f.serverRTT == 0 {
 		return after < 2*resendWait && f.q.retrans == 0
