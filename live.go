@@ -148,7 +148,7 @@ func parseSize(text string) (int64, error) {
 
 // watch explains live traffic.
 func (c *command) watch(ctx context.Context) int {
-	l := c.live
+	l, summary := c.live, notifySummary() // at once: unhandled, the signal kills
 	done, err := c.findPlaces(ctx)
 	if err != nil {
 		c.complain(c.hint(err))
@@ -191,7 +191,7 @@ func (c *command) watch(ctx context.Context) int {
 		where[i] = l.places[i].String()
 	}
 	fmt.Fprintf(c.stderr, "whyreset: listening on %s\n", oneLine(strings.Join(where, "; ")))
-	w := &watcher{job: j, command: c, src: src, summary: notifySummary()}
+	w := &watcher{job: j, command: c, src: src, summary: summary}
 	stopped := w.run(ctx)
 	return c.conclude(j, src, stopped)
 }

@@ -541,3 +541,15 @@ func TestParseSize(t *testing.T) {
 		}
 	}
 }
+
+// A pipe that nobody reads would keep the program from starting, and from ending.
+func TestLiveWriteToPipe(t *testing.T) {
+	needRoot(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, stderr := whyreset(t, nil, "-i", "lo", "-w", pipe, "--duration", "5s"); status != exitError || !strings.Contains(stderr, "is a pipe, not a file") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+}

@@ -1,8 +1,9 @@
 // Whyreset says why HTTP requests got no complete answer.
 //
-// It reads saved packet captures and names, for every lost request, the cause: an
-// idle-timeout race, a server or a client that gave up, a dead connection used
-// again; with proof from TCP sequence numbers.
+// It reads saved packet captures, or watches live traffic on a host or in a
+// container, and names, for every lost request, the cause: an idle-timeout race, a
+// server or a client that gave up, a dead connection used again; with proof from
+// TCP sequence numbers.
 package main
 
 import (

@@ -92,6 +92,10 @@ func CreateRecording(name string, files int, size int64, own func(*os.File) erro
 func (s *slot) create(own func(*os.File) error) (err error) {
 	s.file, err = os.OpenFile(s.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
+		// A pipe that nobody reads would block for ever.
+		if info, err := os.Stat(s.name); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+			return &fs.PathError{Op: "write", Path: s.name, Err: errors.New("is a pipe, not a file")}
+		}
 		s.file, err = os.OpenFile(s.name, os.O_WRONLY|os.O_TRUNC, 0)
 		return err
 	}
