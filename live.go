@@ -161,22 +161,31 @@ func (c *command) watch(ctx context.Context) int {
 		return exitError
 	}
 	defer src.Close()
+	var rec *capture.Recording
 	if l.write != "" {
-		rec, err := capture.CreateRecording(l.write, l.files, l.size, l.giveAway)
-		if err != nil {
+		if rec, err = capture.CreateRecording(l.write, l.files, l.size, l.giveAway); err != nil {
 			c.complain(err)
 			return exitError
 		}
-		src.Record(rec)
 	}
 	// All is open: what reads what strangers send needs no privilege.
 	if c.drop != nil {
 		if err := c.drop(l.user); errors.Is(err, errors.ErrUnsupported) {
 			c.complain(hinted{errors.New("warning: capabilities are kept: this program was built with cgo"), "build it with CGO_ENABLED=0"})
 		} else if err != nil {
-			c.complain(fmt.Errorf("give up privileges: %w", err))
+			var hint string
+			if l.user != nil {
+				hint = "--user needs CAP_SETUID and CAP_SETGID: run it with sudo, or without --user"
+			}
+			c.complain(hinted{fmt.Errorf("give up privileges: %w", err), hint})
+			if rec != nil {
+				rec.Discard()
+			}
 			return exitError
 		}
+	}
+	if rec != nil {
+		src.Record(rec)
 	}
 	j := newJob(c, report.Options{
 		Files: src.Files(),

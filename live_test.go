@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -551,5 +552,24 @@ func TestLiveWriteToPipe(t *testing.T) {
 	}
 	if status, _, stderr := whyreset(t, nil, "-i", "lo", "-w", pipe, "--duration", "5s"); status != exitError || !strings.Contains(stderr, "is a pipe, not a file") {
 		t.Errorf("status %d, %s", status, stderr)
+	}
+}
+
+// What was created for a run that cannot go on is not left behind.
+func TestLiveUserNotPermitted(t *testing.T) {
+	needRoot(t)
+	file := filepath.Join(t.TempDir(), "x.pcapng")
+	name, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("setpriv", "--bounding-set", "-setuid", "--inh-caps", "-setuid",
+		name, "-i", "lo", "--user", "nobody", "-w", file, "--duration", "5s")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "become nobody: operation not permitted") || !strings.Contains(string(out), "CAP_SETUID") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file was left behind: %v", err)
 	}
 }

@@ -52,12 +52,7 @@ func CreateRecording(name string, files int, size int64, own func(*os.File) erro
 	r := &Recording{limit: size, buf: bufio.NewWriterSize(io.Discard, 256<<10)}
 	defer func() {
 		if err != nil {
-			for _, s := range r.slots {
-				s.file.Close()
-				if s.fresh {
-					os.Remove(s.name)
-				}
-			}
+			r.Discard()
 		}
 	}()
 	names := []string{name}
@@ -86,6 +81,17 @@ func CreateRecording(name string, files int, size int64, own func(*os.File) erro
 		}
 	}
 	return r, nil
+}
+
+// Discard closes the files and removes those that were not there before: nothing
+// was captured after all.
+func (r *Recording) Discard() {
+	for _, s := range r.slots {
+		s.file.Close()
+		if s.fresh {
+			os.Remove(s.name)
+		}
+	}
 }
 
 // create creates or empties the file. Captures hold what others must not read.
