@@ -267,26 +267,16 @@ func underWay(procs []*proc) {
 
 // killCase kills the server, with all of its processes, under load.
 func killCase(k serverKind) func(r *run) error {
-	return func(r *run) error {
-		p, err := r.serve(k, options{})
-		if err != nil {
-			return err
-		}
-		if err := r.captureAll(); err != nil {
-			return err
-		}
-		procs, err := r.load("kill", 2, 0.03)
-		if err != nil {
-			return err
-		}
-		underWay(procs)
-		p.kill()
-		return waitAll(procs, 30*time.Second)
-	}
+	return underLoad(k, "kill", func(p *proc) { p.kill() })
 }
 
 // reloadCase tells the server to reload, or to end gracefully, under load.
 func reloadCase(k serverKind) func(r *run) error {
+	return underLoad(k, "reload", func(p *proc) { p.signal(k.reload) })
+}
+
+// underLoad does something to the server while clients are busy with it.
+func underLoad(k serverKind, cause string, do func(*proc)) func(r *run) error {
 	return func(r *run) error {
 		p, err := r.serve(k, options{})
 		if err != nil {
@@ -295,12 +285,12 @@ func reloadCase(k serverKind) func(r *run) error {
 		if err := r.captureAll(); err != nil {
 			return err
 		}
-		procs, err := r.load("reload", 2, 0.03)
+		procs, err := r.load(cause, 2, 0.03)
 		if err != nil {
 			return err
 		}
 		underWay(procs)
-		p.signal(k.reload)
+		do(p)
 		return waitAll(procs, 30*time.Second)
 	}
 }
