@@ -14,3 +14,7 @@ require (
 require golang.org/x/crypto v0.58.0
 
 require golang.org/x/net v0.62.0
+
+require github.com/cilium/ebpf v0.22.0 // indirect
+
+tool github.com/cilium/ebpf/cmd/bpf2go
