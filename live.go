@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"whyreset/bpf"
 	"whyreset/capture"
 	"whyreset/report"
 )
@@ -56,6 +57,7 @@ type live struct {
 	buffer     int
 	snap       int
 	user       *identity // nil: stay
+	ebpf       string    // one of ebpfPackets and so on; "": what may be used of it
 }
 
 // liveFlags are as given, before they are checked.
@@ -67,6 +69,7 @@ type liveFlags struct {
 	count, snap             int
 	buffer                  string
 	user                    string
+	ebpf                    string
 }
 
 // checkLive makes sense of the flags of a live capture.
@@ -75,7 +78,7 @@ func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
 	if err != nil {
 		return err
 	}
-	if len(f.interfaces)+len(spots) == 0 {
+	if len(f.interfaces)+len(spots) == 0 && f.ebpf == "" {
 		for _, name := range []string{"write", "ring", "duration", "count", "buffer", "snap", "user"} {
 			if given(name) {
 				return fmt.Errorf("--%s is for live captures, with -i or --container", name)
@@ -83,7 +86,7 @@ func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
 		}
 		return nil
 	}
-	c.live = &live{interfaces: f.interfaces, spots: spots, write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
+	c.live = &live{interfaces: f.interfaces, spots: spots, ebpf: f.ebpf, write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
 	l := c.live
 	switch {
 	case len(c.operands) > 0:
@@ -224,10 +227,18 @@ func (l *live) giveAway(f *os.File) error {
 type watcher struct {
 	*job
 	command *command
-	src     *capture.Live
+	src     liveSource
 	summary <-chan os.Signal // asks for the summary so far
 	missed  uint64           // of which was told
 	told    time.Time        // when
+}
+
+// A liveSource is a source of what happens now.
+type liveSource interface {
+	capture.Source
+	Stop()
+	Reached() capture.Time
+	Notices() []string
 }
 
 // tellEvery bounds how often missed packets are told of.
@@ -282,6 +293,11 @@ func (w *watcher) tick() {
 	case <-w.summary:
 		w.summarize(stats)
 	default:
+	}
+	if r, ok := w.src.(*bpf.Recorder); ok {
+		for _, l := range r.Loads() {
+			w.tracker.Load(&l)
+		}
 	}
 	w.collectOften()
 	w.progress.show(now, func() string {

@@ -91,6 +91,8 @@ func (c *command) run(ctx context.Context, args []string) int {
 		return c.demo(ctx)
 	case c.subcommand == "help":
 		return c.help()
+	case c.live != nil && c.live.ebpf == ebpfPackets:
+		return c.record(ctx)
 	case c.live != nil:
 		return c.watch(ctx)
 	}
@@ -130,6 +132,8 @@ func (c *command) parse(args []string) error {
 	local := fs.Bool("local-time", false, "")
 	var lf liveFlags
 	fs.StringArrayVarP(&lf.interfaces, "interface", "i", nil, "")
+	fs.StringVar(&lf.ebpf, "ebpf", "", "")
+	fs.Lookup("ebpf").NoOptDefVal = ebpfPackets
 	fs.StringArrayVar(&lf.netns, "netns", nil, "")
 	fs.StringArrayVar(&lf.pids, "pid", nil, "")
 	fs.StringArrayVar(&lf.containers, "container", nil, "")

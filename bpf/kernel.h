@@ -17,7 +17,12 @@ typedef long long s64;
 #define NULL ((void *)0)
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+/* Global functions are verified once, and not for each way that leads to them, which
+ * keeps the whole far below the verifier's limit. They take only numbers besides the
+ * packet: what else they find is left in a map. */
+#define GLOBAL __attribute__((noinline))
 #define CORE __attribute__((preserve_access_index))
+#define ALIGNED __attribute__((aligned(8)))
 
 /* Definitions of maps in BTF (Documentation/bpf/btf.rst). */
 #define __uint(name, value) int (*name)[value]
@@ -56,7 +61,6 @@ enum {
 };
 enum { NO_PREALLOC = 1 };
 enum { ANY = 0, NOEXIST = 1, EXIST = 2 };
-enum { HDR_START_MAC = 0, HDR_START_NET = 1 };
 enum { RB_NO_WAKEUP = 1, RB_FORCE_WAKEUP = 2 };
 enum { RB_AVAIL_DATA = 0, RB_RING_SIZE = 1 };
 
@@ -68,7 +72,6 @@ static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static u64 (*bpf_get_current_pid_tgid)(void) = (void *)14;
 static long (*bpf_get_current_comm)(void *buf, u32 size) = (void *)16;
 static long (*bpf_skb_load_bytes)(const void *skb, u32 offset, void *to, u32 len) = (void *)26;
-static long (*bpf_skb_load_bytes_relative)(const void *skb, u32 offset, void *to, u32 len, u32 start) = (void *)68;
 static u64 (*bpf_get_current_cgroup_id)(void) = (void *)80;
 static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107;
 static long (*bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
@@ -92,4 +95,7 @@ struct __sk_buff {
 	u32 priority;
 	u32 ingress_ifindex;
 	u32 ifindex;
+	u32 unused[25]; /* up to data_meta */
+	u64 flow_keys;
+	u64 tstamp;
 };

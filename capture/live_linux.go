@@ -67,7 +67,7 @@ func OpenLive(cfg LiveConfig) (_ *Live, err error) {
 		open := func() error {
 			r, err := openRing(p, &cfg)
 			if err == nil {
-				r.zone = l.zones.add(p.Name)
+				r.zone = l.zones.Add(p.Name)
 				l.rings = append(l.rings, r)
 			}
 			return err

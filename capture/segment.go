@@ -109,6 +109,9 @@ type Segment struct {
 	Payload  []byte // the captured part of the payload, at most Len bytes; overwritten by the next call to Next
 	Frame    uint64 // the packet's number in its file, from 1, as Wireshark counts
 	File     int    // index into Source.Files of the file that holds it
+	// Elided tells of what a recorder saw and did not keep; nil if nothing was left
+	// out.
+	Elided *Elision
 }
 
 // Has reports whether the segment has every one of the given flags.
@@ -142,18 +145,19 @@ type Source interface {
 
 // Stats count what a source has met so far.
 type Stats struct {
-	Packets     uint64 // packets in the capture
-	Bytes       uint64 // their lengths on the wire
-	Segments    uint64 // TCP segments yielded
-	Filtered    uint64 // TCP segments left out by the Filter
-	Other       uint64 // packets that are well formed and not TCP
-	Fragments   uint64 // IP fragments after the first of a packet: not looked into
-	Undecodable uint64 // packets that could not be read as what they claim to be
-	FirstBad    string // where and why the first undecodable packet was met, "" if none
-	Missed      uint64 // packets that the capturing system says it lost
-	Repeated    uint64 // packets of a live capture that were seen on another interface before: not yielded
-	FileBytes   int64  // bytes of the input read so far, before decompression
-	FileSize    int64  // size of all input, 0 if it is not known
-	First, Last Time   // earliest and latest packet time; zero without packets
-	End         Time   // until when packets were captured, whether any came or not; zero if that is not known
+	Packets     uint64         // packets in the capture
+	Bytes       uint64         // their lengths on the wire
+	Segments    uint64         // TCP segments yielded
+	Filtered    uint64         // TCP segments left out by the Filter
+	Other       uint64         // packets that are well formed and not TCP
+	Fragments   uint64         // IP fragments after the first of a packet: not looked into
+	Undecodable uint64         // packets that could not be read as what they claim to be
+	FirstBad    string         // where and why the first undecodable packet was met, "" if none
+	Missed      uint64         // packets that the capturing system says it lost
+	Repeated    uint64         // packets of a live capture that were seen on another interface before: not yielded
+	FileBytes   int64          // bytes of the input read so far, before decompression
+	FileSize    int64          // size of all input, 0 if it is not known
+	First, Last Time           // earliest and latest packet time; zero without packets
+	End         Time           // until when packets were captured, whether any came or not; zero if that is not known
+	Recorder    *RecorderStats // of a recorder in the kernel; nil without one
 }

@@ -19,8 +19,8 @@ type Zones struct {
 // maxZoneName bounds what a file can have kept for each of its 65535 zones.
 const maxZoneName = 256
 
-// add returns the number of a namespace; that of "" is 0.
-func (z *Zones) add(name string) uint16 {
+// Add returns the number of a namespace; that of "" is 0.
+func (z *Zones) Add(name string) uint16 {
 	if name = name[:min(len(name), maxZoneName)]; name == "" {
 		return 0
 	}
@@ -44,7 +44,7 @@ func (z *Zones) add(name string) uint16 {
 // addInterface returns the number of the namespace that the name of an interface
 // begins with, as in a [Recording]: Linux's own names have no slash.
 func (z *Zones) addInterface(name string) uint16 {
-	return z.add(name[:max(0, strings.LastIndexByte(name, '/'))])
+	return z.Add(name[:max(0, strings.LastIndexByte(name, '/'))])
 }
 
 // Name returns the namespace of an endpoint that has one, else "".
@@ -70,6 +70,10 @@ func (s *Segment) setZone(zone uint16) {
 		s.Dst.Zone = zone
 	}
 }
+
+// Loopback reports whether e is of an address that means another host in each
+// network namespace.
+func (e *Endpoint) Loopback() bool { return isLoopback(&e.Addr) }
 
 // isLoopback reports whether a is in 127.0.0.0/8 (RFC 1122, section 3.2.1.3) or is
 // ::1 (RFC 4291, section 2.5.3).

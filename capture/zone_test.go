@@ -9,7 +9,7 @@ import (
 func TestZones(t *testing.T) {
 	var a, b Zones
 	web, db := a.addInterface("web/lo"), a.addInterface("/run/netns/db/lo")
-	if web == 0 || db == 0 || web == db || b.add("/run/netns/db") != db || a.addInterface("eth0") != 0 || a.addInterface("") != 0 {
+	if web == 0 || db == 0 || web == db || b.Add("/run/netns/db") != db || a.addInterface("eth0") != 0 || a.addInterface("") != 0 {
 		t.Errorf("web %d, db %d", web, db)
 	}
 	for addr, zone := range map[string]uint16{

@@ -28,6 +28,7 @@ type conn struct {
 	gone        bool // an end has closed
 	resetSeen   bool // a RST was: only then is there a half.reset
 	untracked   bool // requests were answered that could not be framed
+	kept        bool // it comes from a recorder, which leaves out what is inside bursts
 	missing     missing
 	pendingFrom int8   // the half that sent pendingSYN, -1 if there is none
 	agent       uint16 // which program the client is, a number of Tracker.agents; 0: not known
@@ -211,6 +212,7 @@ type piece struct {
 	off     int64
 	n       int
 	payload []byte // the captured part, owned
+	tail    []byte // how it ends, where the captured part does not reach that far
 	at      stamp
 }
 

@@ -29,6 +29,7 @@ type connFacts struct {
 	atEnd   bool         // the capture ended before the connection did
 
 	hasRTT               bool
+	away                 time.Duration // of the handshake's round trip, the client's part
 	serverRTT            time.Duration // from the place of capture to the server and back, as the handshake showed it; 0 if not known
 	nearest              time.Duration // the least time in which the server acknowledged data, and its SYN; 0 if not both are known
 	openTime             capture.Time  // end of the handshake; 0 if not seen
@@ -160,7 +161,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	}
 	if f.serverRTT > 0 && c.openTime >= c.synAckTime && c.ackSeen {
 		d1, d2 := c.synAckTime.Sub(c.synTime), c.openTime.Sub(c.synAckTime)
-		f.hasRTT = true
+		f.hasRTT, f.away = true, d2
 		v.HandshakeRTT, v.HasRTT = d1+d2, true
 		v.Vantage = vantage(d1, d2)
 	}

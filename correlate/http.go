@@ -14,6 +14,7 @@ const (
 	chunkBreak                    // the line break behind a chunk
 	inTrailer                     // trailer fields
 	untilClose                    // content that ends with the connection
+	inChunks                      // chunked content whose chunks were not kept: only its end can be seen
 	recordStart                   // the header of a TLS record
 	inRecord                      // half.left bytes of a TLS record
 	passing                       // nothing that is framed here: upgraded, tunnelled, not HTTP
@@ -57,6 +58,9 @@ func (c *conn) frame(t *Tracker, d int, pc *piece) {
 			c.watchAnswer(d, pc, pc.n)
 			pc.skip(pc.n)
 			h.extend(c, d, pc)
+		case inChunks:
+			c.passChunks(t, d, pc)
+			return
 		case recordStart, inRecord:
 			if !c.records(t, d, pc) {
 				return
@@ -349,7 +353,7 @@ func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
 	n := to - h.next
 	c.missing |= missingContent
 	switch h.state {
-	case passing, untilClose:
+	case passing, untilClose, inChunks:
 	case recordStart, inRecord:
 		if h.state == inRecord && c.holeInRecord(t, d, n) {
 			break
@@ -408,6 +412,10 @@ func (c *conn) continueHead(t *Tracker, d int, pc *piece) bool {
 		case len(pc.payload) < pc.n: // cut off by the snap length
 			parseHead(view, request, &hd)
 			c.noteHead(d, &hd)
+			if c.kept && hd.chunked {
+				c.cutHead(t, d, &hd, pc)
+				break
+			}
 			c.loseSync(d, missingHead)
 		case len(view) > maxHead || t.stored > maxStored:
 			c.loseSync(d, missingSync)
@@ -477,6 +485,10 @@ func (c *conn) giveUp(t *Tracker) {
 // line reads a chunk-size line or a trailer field.
 func (c *conn) line(t *Tracker, d int, pc *piece) bool {
 	h := &c.half[d]
+	if len(pc.payload) == 0 && c.kept {
+		h.state = inChunks
+		return true
+	}
 	if len(pc.payload) == 0 {
 		c.loseSync(d, missingHead)
 		c.unframed(d, pc)
@@ -489,6 +501,10 @@ func (c *conn) line(t *Tracker, d int, pc *piece) bool {
 		short := captured < pc.n
 		pc.skip(pc.n)
 		h.extend(c, d, pc)
+		if short && c.kept {
+			h.buf, h.state = h.buf[:0], inChunks
+			return false
+		}
 		if short || len(h.buf) > maxChunkLine || t.stored > maxStored {
 			c.loseSync(d, missingHead)
 			c.unframed(d, pc)

@@ -2,6 +2,7 @@ package correlate
 
 // beginRequest opens a request at offset off.
 func (c *conn) beginRequest(t *Tracker, off int64, at *stamp) {
+	c.answeredUnframed(t, at)
 	// The client goes on: earlier requests whose responses could not be framed
 	// had what the client wanted of them.
 	for len(c.queue) > 0 && c.queue[0].resp.began && !c.queue[0].resp.framed {

@@ -28,7 +28,7 @@ func (c *conn) hold(t *Tracker, h *half, from *piece) {
 	if h.skips(pc.off+int64(pc.n)) || t.pendBytes+len(pc.payload) > maxPendBytes {
 		pc.payload = nil
 	} else {
-		pc.payload = slices.Clone(pc.payload)
+		pc.payload, pc.tail = slices.Clone(pc.payload), slices.Clone(pc.tail)
 		t.pendBytes += len(pc.payload)
 	}
 	i := len(h.pend)

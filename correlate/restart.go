@@ -89,7 +89,7 @@ func (t *Tracker) depart(c *conn, k *closing) {
 		x.idle = max(k.time.Sub(last), 0)
 	}
 	s := t.serverOf(c)
-	x.open = s.open + 1
+	x.open = s.open + s.hidden + 1
 	s.depart(x)
 }
 

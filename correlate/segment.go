@@ -88,7 +88,11 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 		c.finSegment(t, h, p, off+int64(s.Len), at)
 	}
 	if s.Len > 0 {
-		c.data(t, d, &piece{off: off, n: s.Len, payload: s.Payload, at: at}, s)
+		pc := piece{off: off, n: s.Len, payload: s.Payload, at: at}
+		if s.Elided != nil {
+			pc.tail = s.Elided.Tail
+		}
+		c.data(t, d, &pc, s)
 	} else if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
 		c.settle(t, false)
 	} else if c.resetSeen && c.ended != 0 && p.reset != nil && p.reset.challenges(h, s, off, at) {

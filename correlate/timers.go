@@ -32,6 +32,9 @@ type server struct {
 	limits     map[int]limit // of closes right after the nth response
 	ages       *age          // of connections that ended at a limit or otherwise; nil if there were none
 	open       int           // its connections that have not closed yet, as far as they are known for its
+	hidden     int           // more of them that a recorder keeps to itself
+	counted    bool          // a recorder counts how its connections are reused
+	away       time.Duration // the least time from its SYN-ACK to the answer, as seen here; 0 if none was seen
 	burst      []departure   // the latest closes of its own accord, at most maxBurst, within restartSpan
 	restarts   []Restart     // the latest, at most maxRestarts
 	tunnels    *learner      // the same for upgraded connections, from the last bytes to the end; nil if there were none
@@ -61,6 +64,9 @@ func (t *Tracker) serverOf(c *conn) *server {
 		if !c.gone {
 			s.open++
 		}
+		if c.kept {
+			s.hidden = max(s.hidden-1, 0)
+		}
 	}
 	return c.server
 }
@@ -86,6 +92,9 @@ func (t *Tracker) reused(c *conn, d time.Duration) {
 	}
 	d = max(d, 0)
 	s := t.serverOf(c)
+	if s.counted {
+		return
+	}
 	s.maxReuse = max(s.maxReuse, d)
 	if len(s.gaps) < maxSamples {
 		s.gaps = append(s.gaps, d)
@@ -105,6 +114,9 @@ func (t *Tracker) answeredAfter(c *conn, d time.Duration) {
 		d += c.synAckTime.Sub(c.synTime) // its response was on the way, and then the request
 	}
 	s := t.serverOf(c)
+	if s.counted {
+		return
+	}
 	if len(s.steady) < maxSteady {
 		s.steady = append(s.steady, d)
 		return
@@ -294,6 +306,9 @@ func (s *server) expected(tm *Timer) float64 {
 // learn takes what c's end teaches of the timers at its ends.
 func (t *Tracker) learn(f *facts) {
 	s := f.server
+	if f.hasRTT && (s.away == 0 || f.away < s.away) {
+		s.away = f.away
+	}
 	if f.hasRTT && (s.rtt == 0 || f.conn.HandshakeRTT < s.rtt) {
 		s.rtt = f.conn.HandshakeRTT
 	}

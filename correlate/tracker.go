@@ -155,12 +155,18 @@ func (t *Tracker) Add(s *capture.Segment) {
 		hash := t.table.longHash(&s.Src, &s.Dst)
 		c, d = t.table.find(&s.Src, &s.Dst, slotHash(hash))
 		if c == nil {
-			if t.late(s, hash) {
+			if s.Elided == nil && t.late(s, hash) {
 				return
 			}
 			c, d, fresh = t.open(s, slotHash(hash)), 0, true
 		}
 		t.last = c
+	}
+	if s.Elided != nil {
+		if c.kept = true; s.Elided.Before {
+			c.elide(t, s, d)
+			return
+		}
 	}
 	if fresh {
 	} else if c.half[d].ends != c.half[1-d].ends && c.elsewhere(s, d) {

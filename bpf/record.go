@@ -1,0 +1,243 @@
+package bpf
+
+import (
+	"cmp"
+	"slices"
+	"unsafe"
+
+	"whyreset/capture"
+)
+
+// What comes up, and how kept segments are marked; as in recorder.h.
+const (
+	aRecord  = 1
+	aSegment = 2
+
+	firstOfBurst = 1
+	lastOfBurst  = 2
+
+	hasOptions    = 1
+	hasTimestamps = 2
+
+	slots = 8
+)
+
+// A replay turns what comes up into segments again.
+type replay struct {
+	offset func(uint64) capture.Time // the kernel's clock to that of packets
+	out    []capture.Segment
+	kept   []kept // scratch
+}
+
+// A kept is a slot and the half that it is of.
+type kept struct {
+	slot *recorderSlot
+	half int
+}
+
+// as views raw, which a ring buffer or a map gave, as a T. It reports whether it is
+// long enough to be one.
+func as[T any](raw []byte) (*T, bool) {
+	var t T
+	if len(raw) < int(unsafe.Sizeof(t)) || uintptr(unsafe.Pointer(unsafe.SliceData(raw)))%unsafe.Alignof(t) != 0 {
+		return nil, false
+	}
+	return (*T)(unsafe.Pointer(unsafe.SliceData(raw))), true
+}
+
+func endpoint(addr *[2]uint64, port uint16) (e capture.Endpoint) {
+	e.Addr = *(*[16]byte)(unsafe.Pointer(addr))
+	p := *(*[2]byte)(unsafe.Pointer(&port)) // as on the wire
+	e.Port = uint16(p[0])<<8 | uint16(p[1])
+	return e
+}
+
+// ends returns the endpoints of a connection.
+func (k *recorderKey) ends() [2]capture.Endpoint {
+	ends := [2]capture.Endpoint{endpoint(&k.A, k.Pa), endpoint(&k.B, k.Pb)}
+	for i := range ends {
+		if k.Zone != 0 && ends[i].Loopback() {
+			ends[i].Zone = uint16(k.Zone)
+		}
+	}
+	return ends
+}
+
+// segment returns what a slot keeps of a segment from half d.
+func (r *replay) segment(ends *[2]capture.Endpoint, s *recorderSlot, d int) capture.Segment {
+	return capture.Segment{
+		Time: r.offset(s.Time), Src: ends[d], Dst: ends[1-d], Seq: s.Seq, Ack: s.Ack,
+		Flags: capture.Flags(s.Flags), TTL: s.Ttl, HasTS: s.Opts&hasTimestamps != 0, HasOpts: s.Opts&hasOptions != 0,
+		Window: s.Window, WScale: s.Wscale, IPID: s.Ipid, Len: int(s.Len),
+	}
+}
+
+// event adds a segment that came up by itself.
+func (r *replay) event(e *recorderEvent, raw []byte) {
+	ends := e.Key.ends()
+	s := r.segment(&ends, &e.Slot, int(e.Dir&1))
+	payload := raw[unsafe.Offsetof(e.Payload):] // there may be more of it than e has room for
+	if n := min(int(e.Snap), len(payload), s.Len); n > 0 {
+		s.Payload = payload[:n]
+	}
+	r.out = append(r.out, s)
+}
+
+// record adds the segments of a connection's record. They refer to c.
+func (r *replay) record(c *recorderConn) {
+	ends := c.Key.ends()
+	if c.Told == 0 {
+		for i, s := range c.Shake {
+			if c.Shakes&(1<<i) != 0 {
+				r.out = append(r.out, r.segment(&ends, &s, shaker(c, i)))
+			}
+		}
+	}
+	r.kept = r.kept[:0]
+	for d := range c.Half {
+		h := &c.Half[d]
+		for i := h.N - min(h.N, slots); i != h.N; i++ {
+			r.kept = append(r.kept, kept{&h.Ring[i%slots], d})
+		}
+		if h.Bare.Kind != 0 {
+			r.kept = append(r.kept, kept{&h.Bare, d})
+		}
+	}
+	slices.SortStableFunc(r.kept, func(a, b kept) int { return cmp.Compare(a.slot.Time, b.slot.Time) })
+	from := r.begin(c)
+	if from != 0 {
+		r.out = append(r.out, r.elision(c, &ends, from))
+	}
+	var end [2]uint32 // behind what was added of the burst
+	for _, k := range r.kept {
+		s := k.slot
+		if s.Time < from {
+			continue
+		}
+		seg := r.segment(&ends, s, k.half)
+		switch s.Kind {
+		case firstOfBurst:
+			if head := c.Half[k.half].headOf(s); head != nil {
+				seg.Payload = head
+				if len(head) < seg.Len {
+					seg.Elided = &capture.Elision{Tail: s.Tail[:min(int(s.Ended), len(s.Tail))]}
+				}
+			}
+		case lastOfBurst:
+			if gap := s.Seq - end[k.half]; int32(gap) > 0 && s.Skipped > 0 {
+				bulk := seg
+				bulk.Seq, bulk.Len = end[k.half], int(min(gap, s.Skipped))
+				bulk.Elided = &capture.Elision{Bulk: true}
+				r.out = append(r.out, bulk)
+			}
+			if n := min(int(s.Ended), len(s.Tail)); n >= seg.Len {
+				seg.Payload = s.Tail[:seg.Len]
+			} else {
+				seg.Elided = &capture.Elision{Tail: s.Tail[:n]}
+			}
+		}
+		if s.Len > 0 {
+			end[k.half] = s.Seq + s.Len
+		}
+		r.out = append(r.out, seg)
+	}
+}
+
+// shaker returns which half sent the ith packet of the handshake.
+func shaker(c *recorderConn, i int) int {
+	client := int(c.Client) & 1
+	if i == 1 {
+		return 1 - client
+	}
+	return client
+}
+
+// headOf returns the first bytes of s, or nil if a later burst took their place.
+func (h *recorderHalf) headOf(s *recorderSlot) []byte {
+	if s.Head == 0 || int(s.Head) > len(h.Heads) {
+		return nil
+	}
+	hd := &h.Heads[s.Head-1]
+	if hd.Turn != s.Turn {
+		return nil
+	}
+	return hd.Bytes[:min(hd.Len, s.Len, uint32(len(hd.Bytes)))]
+}
+
+// begin returns from when on everything was kept that framing needs: 0 if that is all
+// of it, else the time of a request's first segment; one after all if there is none.
+func (r *replay) begin(c *recorderConn) uint64 {
+	var oldest uint64 // of the slots that are there, where some were overwritten
+	whole := true
+	for d := range c.Half {
+		if h := &c.Half[d]; h.N > slots {
+			oldest = max(oldest, h.Ring[h.N%slots].Time)
+			whole = false
+		}
+	}
+	// From the latest back: as long as each burst has its head.
+	from, at := ^uint64(0), ^uint64(0)
+	for i := len(r.kept) - 1; i >= 0; i-- {
+		k := r.kept[i]
+		if k.slot.Time < oldest {
+			whole = false
+			break
+		}
+		if k.slot.Kind != firstOfBurst {
+			continue
+		}
+		if k.slot.Len > 0 && c.Half[k.half].headOf(k.slot) == nil {
+			whole = false
+			break
+		}
+		if at = k.slot.Time; c.Client < 0 || k.half == int(c.Client) {
+			from = at
+		}
+	}
+	switch {
+	case whole:
+		return 0
+	case from == ^uint64(0): // not even the latest request: all is elided
+		return max(c.Half[0].Last, c.Half[1].Last) + 1
+	}
+	return from
+}
+
+// elision stands for what was before from.
+func (r *replay) elision(c *recorderConn, ends *[2]capture.Endpoint, from uint64) capture.Segment {
+	e := &capture.Elision{Before: true, Client: int(c.Client)}
+	var first [2]*recorderSlot // of those that are kept
+	var last uint64
+	for _, k := range r.kept {
+		if k.slot.Time >= from {
+			if first[k.half] == nil {
+				first[k.half] = k.slot
+			}
+			continue
+		}
+		e.Last[k.half] = r.offset(k.slot.Time)
+		last = max(last, k.slot.Time)
+	}
+	for d := range c.Half {
+		h := &c.Half[d]
+		e.Next[d] = h.Next
+		if s := first[d]; s != nil {
+			e.Next[d] = s.Seq
+		} else if h.LastData != 0 && e.Last[d] == 0 {
+			e.Last[d] = r.offset(h.LastData)
+			last = max(last, h.LastData)
+		}
+	}
+	if d := int(c.Client); d >= 0 {
+		turns := c.Half[d].Turns
+		if s := first[d]; s != nil {
+			turns = s.Turn - 1
+			e.Whole = true
+		}
+		e.Exchanges = int(turns - c.Turns[d])
+	}
+	if last == 0 {
+		last = from - 1
+	}
+	return capture.Segment{Time: r.offset(last), Src: ends[0], Dst: ends[1], WScale: -1, Elided: e}
+}

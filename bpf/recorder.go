@@ -1,0 +1,558 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"whyreset/capture"
+)
+
+// RecorderConfig says what a [Recorder] watches.
+type RecorderConfig struct {
+	// Places are the network namespaces; none means the caller's own, on all
+	// interfaces.
+	Places []capture.Place
+	// Filter says which segments are looked at. It can be changed with SetFilter.
+	Filter capture.Filter
+	// Snap is how many bytes are kept of the first segment of each burst; 0 means
+	// MaxSnap.
+	Snap int
+	// Connections bounds those that are kept at once; 0 means DefaultConnections.
+	Connections int
+	// Ring is the size in bytes of the buffer through which records come up, a power
+	// of two; 0 means DefaultRing.
+	Ring int
+	// Hook is where the programs are attached; the zero Hook takes TCX where the
+	// kernel has it, else a socket filter.
+	Hook Hook
+
+	everything bool // every segment comes up: for tests of the parser
+	replayed   bool // packets bear their times: for tests of the record
+}
+
+const (
+	// MinSnap holds a start line and little else; MaxSnap is what there is room for.
+	MinSnap, MaxSnap = 64, 1024
+	// DefaultConnections take 6 kB of the kernel's memory each while they are open.
+	DefaultConnections = 32768
+	// DefaultRing holds 1300 connections that end at once.
+	DefaultRing = 8 << 20
+)
+
+// A Hook is a place on the path of packets where programs can be attached.
+type Hook uint8
+
+const (
+	// AnyHook is the best that the kernel has.
+	AnyHook Hook = iota
+	// TCX is Linux 6.6's, at both ends of each interface's queue.
+	TCX
+	// SocketFilter is that of a packet socket, which gets no packets.
+	SocketFilter
+)
+
+// String names the hook as messages do.
+func (h Hook) String() string { return [...]string{"", "TCX", "a socket filter"}[h] }
+
+const (
+	// tickEvery is how often Next returns capture.ErrTick, and looks for records:
+	// the kernel wakes it only when many come at once.
+	tickEvery = 100 * time.Millisecond
+	// lateness is how long ago a segment can have been stamped whose record is not
+	// there yet.
+	lateness = 5 * time.Millisecond
+	// loadEvery is how often the servers' loads are read, and the table's filling.
+	loadEvery = time.Second
+	// full is the share of Connections, in percent, beyond which those that were
+	// quiet longest are given up.
+	full = 90
+)
+
+// A Recorder keeps the last segments of each connection in the kernel and yields
+// them once something happened to it. It is a [capture.Source] whose Next also
+// returns [capture.ErrTick]. The segments of one record are older than those that
+// came before it, and in order among themselves.
+type Recorder struct {
+	maps     recorderMaps
+	settings settings
+	reader   *ringbuf.Reader
+	taps     []*taps
+	zones    capture.Zones
+	clock    clock
+	replay   replay
+	next     int // of replay.out
+	raw      ringbuf.Record
+
+	mu      sync.Mutex // held by Next, so that Close frees nothing under it
+	closed  atomic.Bool
+	stopped atomic.Int64 // when Stop was called, as a capture.Time
+
+	stats   capture.Stats
+	ticked  time.Time
+	loaded  time.Time
+	reached capture.Time
+	notices []string
+	loads   []capture.Load
+	rest    []*recorderConn // what was open when Stop was called
+	dumped  bool
+	evicted uint64
+	yielded uint64
+	err     error
+}
+
+// settings are what the programs of each place are loaded with.
+type settings struct {
+	snap, quarter int
+	everything    bool
+	replayed      bool
+	hook          Hook
+}
+
+// OpenRecorder begins to record. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or
+// CAP_SYS_ADMIN, then and when interfaces or places are to be added later; its errors
+// are for [Explain].
+func OpenRecorder(cfg RecorderConfig) (*Recorder, error) {
+	r, err := newRecorder(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	if len(cfg.Places) == 0 {
+		cfg.Places = []capture.Place{{}}
+	}
+	for _, p := range cfg.Places {
+		if err := r.Add(p); err != nil {
+			r.free()
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// newRecorder returns a recorder without places.
+func newRecorder(cfg *RecorderConfig) (_ *Recorder, err error) {
+	if cfg.Snap == 0 {
+		cfg.Snap = MaxSnap
+	}
+	if cfg.Connections == 0 {
+		cfg.Connections = DefaultConnections
+	}
+	if cfg.Ring == 0 {
+		cfg.Ring = DefaultRing
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, err
+	}
+	r := &Recorder{settings: settings{snap: cfg.Snap, quarter: cfg.Ring / 4, everything: cfg.everything, replayed: cfg.replayed, hook: cfg.Hook}}
+	defer func() {
+		if err != nil {
+			r.free()
+		}
+	}()
+	spec, err := loadRecorder()
+	if err != nil {
+		return nil, err
+	}
+	spec.Maps[recorderMapRing].MaxEntries = uint32(cfg.Ring)
+	spec.Maps[recorderMapConns].MaxEntries = uint32(cfg.Connections)
+	if err := spec.LoadAndAssign(&r.maps, nil); err != nil {
+		return nil, err
+	}
+	if err := r.SetFilter(cfg.Filter); err != nil {
+		return nil, err
+	}
+	r.replay.offset = r.clock.convert
+	if r.reader, err = ringbuf.NewReader(r.maps.Ring); err != nil {
+		return nil, err
+	}
+	r.ticked = time.Now()
+	return r, nil
+}
+
+// Add has another place recorded from now on. It may be called between calls of Next.
+func (r *Recorder) Add(p capture.Place) error {
+	t := &taps{place: p, zone: r.zones.Add(p.Name), instance: uint32(len(r.taps)), links: map[int]tap{}}
+	if err := t.load(&r.maps, &r.settings); err != nil {
+		return err
+	}
+	r.taps = append(r.taps, t)
+	if _, err := t.attach(true); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Hook returns where the programs are attached.
+func (r *Recorder) Hook() Hook { return r.taps[0].hook }
+
+// SetFilter changes which segments are looked at. Connections that are no longer
+// among them are kept until they are given up for being quiet.
+func (r *Recorder) SetFilter(f capture.Filter) error {
+	const byPort, byAddress = 1, 2
+	var words [1024]uint64
+	by := uint32(0)
+	for _, p := range f.Ports {
+		by |= byPort
+		for n := int(p.First); n <= int(p.Last); n++ {
+			words[n>>6] |= 1 << (n & 63)
+		}
+	}
+	type prefix struct {
+		bits uint32
+		addr [16]byte
+	}
+	var old []prefix
+	var p prefix
+	var yes uint8
+	for it := r.maps.Prefixes.Iterate(); it.Next(&p, &yes); {
+		old = append(old, p)
+	}
+	for _, n := range f.Prefixes {
+		by |= byAddress
+		p := prefix{uint32(n.Bits()), n.Addr().As16()}
+		if n.Addr().Is4() {
+			p.bits += 96
+		}
+		old = slices.DeleteFunc(old, func(o prefix) bool { return o == p })
+		if err := r.maps.Prefixes.Put(p, uint8(1)); err != nil {
+			return fmt.Errorf("prefix %s: %w", n, err)
+		}
+	}
+	// What narrows comes last, so that nothing is missed that both let through.
+	for i, w := range words {
+		if err := r.maps.Ports.Put(uint32(i), w); err != nil {
+			return err
+		}
+	}
+	if err := r.maps.Filters.Put(uint32(0), by); err != nil {
+		return err
+	}
+	for _, p := range old {
+		if err := r.maps.Prefixes.Delete(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Next implements [capture.Source]. It returns io.EOF after [Recorder.Stop], once
+// everything from before has been yielded, and what is kept of the connections that
+// are open.
+func (r *Recorder) Next(s *capture.Segment) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.err == nil {
+		if r.closed.Load() {
+			return net.ErrClosed
+		}
+		if r.next < len(r.replay.out) {
+			*s = r.replay.out[r.next]
+			r.next++
+			r.yielded++
+			s.Frame = r.yielded
+			return nil
+		}
+		if err := r.fill(); err != nil {
+			return err
+		}
+	}
+	return r.err
+}
+
+// fill gets the next of what has come up.
+func (r *Recorder) fill() error {
+	r.next = 0
+	clear(r.replay.out)
+	r.replay.out = r.replay.out[:0]
+	if r.dumped {
+		if len(r.rest) == 0 {
+			r.end(io.EOF)
+			return r.err
+		}
+		r.replay.record(r.rest[0])
+		r.rest = r.rest[1:]
+		return nil
+	}
+	asked := time.Now()
+	if asked.Sub(r.ticked).Abs() >= tickEvery {
+		return r.tick(asked)
+	}
+	stop := r.stopped.Load()
+	if stop != 0 {
+		r.reader.SetDeadline(asked)
+	} else {
+		r.reader.SetDeadline(r.ticked.Add(tickEvery))
+	}
+	switch err := r.reader.ReadInto(&r.raw); {
+	case err == nil:
+		return r.take(r.raw.RawSample)
+	case errors.Is(err, ringbuf.ErrClosed):
+		return net.ErrClosed
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
+		r.reached = max(r.reached, capture.Time(asked.Add(-lateness).UnixNano()))
+		if stop != 0 && r.reached > capture.Time(stop) {
+			return r.dump()
+		}
+		if stop != 0 {
+			time.Sleep(lateness / 2)
+		}
+		return nil
+	default:
+		r.end(fmt.Errorf("read the kernel's records: %w", err))
+		return r.err
+	}
+}
+
+func (r *Recorder) take(raw []byte) error {
+	kind, ok := as[uint32](raw)
+	if !ok {
+		return fmt.Errorf("the kernel sent %d bytes", len(raw))
+	}
+	switch *kind {
+	case aRecord:
+		if c, ok := as[recorderConn](raw); ok {
+			r.replay.record(c)
+			return nil
+		}
+	case aSegment:
+		if e, ok := as[recorderEvent](raw); ok {
+			r.replay.event(e, raw)
+			return nil
+		}
+	}
+	return fmt.Errorf("the kernel sent %d bytes of kind %d", len(raw), *kind)
+}
+
+// dump gets what is kept of the connections that are open, the longest quiet first.
+func (r *Recorder) dump() error {
+	r.dumped = true
+	if err := r.count(); err != nil {
+		r.end(err)
+		return r.err
+	}
+	var k recorderKey
+	c := new(recorderConn)
+	for it := r.maps.Conns.Iterate(); it.Next(&k, c); c = new(recorderConn) {
+		if c.Up == 0 || c.Told == 0 {
+			r.rest = append(r.rest, c)
+		}
+	}
+	sortByLast(r.rest)
+	return nil
+}
+
+func sortByLast(all []*recorderConn) {
+	slices.SortFunc(all, func(a, b *recorderConn) int {
+		x, y := max(a.Half[0].Last, a.Half[1].Last), max(b.Half[0].Last, b.Half[1].Last)
+		if x < y {
+			return -1
+		} else if x > y {
+			return 1
+		}
+		return 0
+	})
+}
+
+// tick does what is to be done now and then.
+func (r *Recorder) tick(now time.Time) error {
+	r.ticked = now
+	if err := r.count(); err != nil {
+		r.end(err)
+		return r.err
+	}
+	over := len(r.taps) > 0
+	for _, t := range r.taps {
+		over = over && t.over(now)
+	}
+	if over && r.stopped.Load() == 0 {
+		r.Stop()
+	}
+	if now.Sub(r.loaded).Abs() >= loadEvery {
+		r.loaded = now
+		for _, t := range r.taps {
+			notices, err := t.attach(false)
+			if r.notices = append(r.notices, notices...); err != nil {
+				r.end(err)
+				return r.err
+			}
+		}
+		if err := r.readLoads(); err != nil {
+			r.end(err)
+			return r.err
+		}
+		if err := r.evict(); err != nil {
+			r.end(err)
+			return r.err
+		}
+	}
+	return capture.ErrTick
+}
+
+// count reads the kernel's counters.
+func (r *Recorder) count() error {
+	var each []recorderCounters
+	if err := r.maps.Counts.Lookup(uint32(0), &each); err != nil {
+		return fmt.Errorf("read the kernel's counters: %w", err)
+	}
+	var sum recorderCounters
+	words := func(c *recorderCounters) []uint64 {
+		return unsafe.Slice(&c.Packets, unsafe.Sizeof(*c)/8)
+	}
+	for i := range each {
+		for j, n := range words(&each[i]) {
+			words(&sum)[j] += n
+		}
+	}
+	s := &r.stats
+	s.Packets, s.Bytes, s.Segments = sum.Packets, sum.Bytes, sum.Segments
+	s.Filtered, s.Other, s.Fragments, s.Undecodable, s.Repeated = sum.Filtered, sum.Other, sum.Fragments, sum.Undecodable, sum.Repeated
+	s.Missed = sum.LostRecords + sum.LostEvents + sum.Full
+	s.Recorder = &capture.RecorderStats{
+		Records: sum.Records, Segments: sum.Events, Lost: sum.LostRecords + sum.LostEvents, Full: sum.Full,
+		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.evicted), Evicted: r.evicted,
+	}
+	if sum.Undecodable > 0 && s.FirstBad == "" {
+		s.FirstBad = "by the recorder in the kernel, which does not say which"
+	}
+	if s.First == 0 && sum.Packets > 0 {
+		s.First = capture.Time(time.Now().UnixNano())
+	}
+	s.Last = capture.Time(time.Now().UnixNano())
+	return nil
+}
+
+// readLoads reads what the kernel counted of servers.
+func (r *Recorder) readLoads() error {
+	var k recorderEndpoint
+	var l recorderLoad
+	for it := r.maps.Servers.Iterate(); it.Next(&k, &l); {
+		e := endpoint(&k.Addr, k.Port)
+		if k.Zone != 0 && e.Loopback() {
+			e.Zone = uint16(k.Zone)
+		}
+		load := capture.Load{Server: e, Open: int(l.Opened - min(l.Opened, l.Closed)), Reuses: l.Reuses, Longest: time.Duration(l.Longest)}
+		for i, n := range l.Idle {
+			if n > 0 {
+				load.Idle = append(load.Idle, capture.IdleCount{From: bucketFloor(i), To: bucketFloor(i + 1), Count: uint64(n)})
+			}
+		}
+		r.loads = append(r.loads, load)
+	}
+	return nil
+}
+
+// bucketFloor returns the least idle time that the program puts into bucket i.
+func bucketFloor(i int) time.Duration {
+	if i < 8 { // below 4 µs there are two, and the next six are not used
+		return time.Duration(min(2*i, 4)) * time.Microsecond
+	}
+	return time.Duration(uint64(4+i%4)<<(i/4-2)) * time.Microsecond
+}
+
+// Loads returns what the kernel counted of servers since the recorder began, if it
+// was read since the last call.
+func (r *Recorder) Loads() []capture.Load {
+	l := r.loads
+	r.loads = nil
+	return l
+}
+
+// evict gives up connections that were quiet longest where little room is left.
+func (r *Recorder) evict() error {
+	size := uint64(r.maps.Conns.MaxEntries())
+	if r.stats.Recorder.Kept*100 < size*full {
+		return nil
+	}
+	var k recorderKey
+	var all []*recorderConn
+	c := new(recorderConn)
+	for it := r.maps.Conns.Iterate(); it.Next(&k, c); c = new(recorderConn) {
+		all = append(all, c)
+	}
+	sortByLast(all)
+	keep := int(size * (full - 10) / 100)
+	for i := 0; len(all)-i > keep; i++ {
+		c := all[i]
+		if err := r.maps.Conns.Delete(&c.Key); err != nil {
+			continue // it ended meanwhile
+		}
+		r.evicted++
+		if c.Up == 0 {
+			r.replay.record(c)
+		}
+	}
+	return nil
+}
+
+func (r *Recorder) end(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+	r.stats.End = r.reached
+}
+
+// Reached returns up to which time everything has been yielded, as far as that is
+// known, but for what is kept. It may be called between calls of Next.
+func (r *Recorder) Reached() capture.Time { return r.reached }
+
+// Notices returns what happened to interfaces since the last call, each in a
+// sentence. It may be called between calls of Next.
+func (r *Recorder) Notices() []string {
+	n := r.notices
+	r.notices = nil
+	return n
+}
+
+// Stop ends the recording: Next yields what came up until now and what is kept, and
+// then io.EOF. It may be called from another goroutine.
+func (r *Recorder) Stop() {
+	r.stopped.CompareAndSwap(0, time.Now().UnixNano())
+	_ = r.reader.Flush() // it fails once the reader is closed
+}
+
+// Lasting implements [capture.Source].
+func (r *Recorder) Lasting() bool { return false }
+
+// Files implements [capture.Source].
+func (r *Recorder) Files() []string { return []string{"live"} }
+
+// Zones implements [capture.Source].
+func (r *Recorder) Zones() *capture.Zones { return &r.zones }
+
+// Stats implements [capture.Source].
+func (r *Recorder) Stats() capture.Stats { return r.stats }
+
+// Close implements [capture.Source].
+func (r *Recorder) Close() error {
+	if r.closed.Swap(true) {
+		return nil
+	}
+	err := r.reader.Close() // wakes Next
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.free()
+	return err
+}
+
+func (r *Recorder) free() {
+	for _, t := range r.taps {
+		t.close()
+	}
+	r.taps = nil
+	if r.reader != nil {
+		r.reader.Close()
+	}
+	r.maps.Close()
+}
+
+var _ capture.Source = (*Recorder)(nil)

@@ -1,0 +1,247 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"whyreset/capture"
+)
+
+// taps are the programs of one place, and where they are attached.
+type taps struct {
+	place    capture.Place
+	zone     uint16
+	instance uint32
+	hook     Hook
+	programs recorderPrograms
+	links    map[int]tap // by interface index
+	sockets  []int       // of socket filters
+	named    []net.Interface
+	ended    time.Time // when the place had; zero: it has not
+}
+
+// A tap is what is attached to one interface.
+type tap struct {
+	name  string
+	links []link.Link
+}
+
+func (t *tap) close() {
+	for _, l := range t.links {
+		l.Close()
+	}
+}
+
+// load loads the programs of t: each place has its own, since what tells it apart
+// from the others is part of them.
+func (t *taps) load(maps *recorderMaps, s *settings) error {
+	spec, err := loadRecorder()
+	if err != nil {
+		return err
+	}
+	for _, v := range []struct {
+		name  string
+		value any
+	}{
+		{recorderVarZone, uint32(t.zone)}, {recorderVarInstance, t.instance}, {recorderVarSnap, uint32(s.snap)},
+		{recorderVarEverything, boolByte(s.everything)}, {recorderVarReplayed, boolByte(s.replayed)}, {recorderVarRingQuarter, uint64(s.quarter)},
+	} {
+		if err := spec.Variables[v.name].Set(v.value); err != nil {
+			return err
+		}
+	}
+	t.hook = s.hook
+	return spec.LoadAndAssign(&t.programs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		recorderMapBlank: maps.Blank, recorderMapBlankLoad: maps.BlankLoad, recorderMapConns: maps.Conns,
+		recorderMapCounts: maps.Counts, recorderMapFilters: maps.Filters, recorderMapPacket: maps.Packet,
+		recorderMapPorts: maps.Ports, recorderMapPrefixes: maps.Prefixes, recorderMapRing: maps.Ring,
+		recorderMapServers: maps.Servers,
+	}})
+}
+
+func boolByte(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// all reports whether every interface is meant, and those that come.
+func (t *taps) all() bool {
+	return len(t.place.Interfaces) == 0 || slices.Contains(t.place.Interfaces, "any")
+}
+
+// attach attaches the programs to the interfaces that are meant and have none. The
+// first time, all that are named must be there.
+func (t *taps) attach(first bool) (notices []string, err error) {
+	if t.hook == SocketFilter && !first && t.all() || !t.ended.IsZero() {
+		return nil, nil // a packet socket sees those that come
+	}
+	work := func() (err error) {
+		notices, err = t.attachHere(first)
+		return err
+	}
+	if t.place.Enter != nil {
+		err = t.place.Enter(work)
+	} else {
+		err = work()
+	}
+	if err != nil && !first {
+		return append(notices, fmt.Sprintf("interfaces of %s that came are not watched: %v", &t.place, err)), nil
+	}
+	return notices, err
+}
+
+func (t *taps) attachHere(first bool) (notices []string, err error) {
+	there, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	for index, tap := range t.links {
+		if !slices.ContainsFunc(there, func(i net.Interface) bool { return i.Index == index }) {
+			tap.close()
+			delete(t.links, index)
+			if !t.all() {
+				notices = append(notices, fmt.Sprintf("interface %s was removed: nothing more is captured on it", tap.name))
+			}
+		}
+	}
+	if first && !t.all() {
+		for _, name := range t.place.Interfaces {
+			if !slices.ContainsFunc(there, func(i net.Interface) bool { return i.Name == name }) {
+				return nil, fmt.Errorf("there is no interface %q; there are %s", name, names(there))
+			}
+		}
+	}
+	if t.hook != TCX && first {
+		ok, err := t.tryTCX(there)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, t.filterSockets(there)
+		}
+	}
+	for _, i := range there {
+		if _, ok := t.links[i.Index]; ok || !t.all() && (!first || !slices.Contains(t.place.Interfaces, i.Name)) {
+			continue
+		}
+		if err := t.attachTo(&i); err != nil {
+			if errors.Is(err, unix.ENODEV) && t.all() { // it went
+				continue
+			}
+			return notices, err
+		}
+	}
+	return notices, nil
+}
+
+// tryTCX decides between the hooks, unless that is decided.
+func (t *taps) tryTCX(there []net.Interface) (bool, error) {
+	if t.hook == SocketFilter || len(there) == 0 {
+		return false, nil
+	}
+	err := t.attachTo(&there[0])
+	switch {
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
+		t.hook = SocketFilter
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	t.hook = TCX
+	if !t.all() && !slices.Contains(t.place.Interfaces, there[0].Name) {
+		tap := t.links[there[0].Index]
+		tap.close()
+		delete(t.links, there[0].Index)
+	}
+	return true, nil
+}
+
+func (t *taps) attachTo(i *net.Interface) error {
+	to := tap{name: i.Name}
+	in, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.RecordIn, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
+	if err != nil {
+		return fmt.Errorf("attach to %s: %w", i.Name, err)
+	}
+	to.links = append(to.links, in)
+	if i.Flags&net.FlagLoopback == 0 { // there, what goes out comes in again
+		out, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.RecordOut, Attach: ebpf.AttachTCXEgress, Anchor: link.Tail()})
+		if err != nil {
+			to.close()
+			return fmt.Errorf("attach to %s: %w", i.Name, err)
+		}
+		to.links = append(to.links, out)
+	}
+	t.links[i.Index] = to
+	return nil
+}
+
+// filterSockets opens packet sockets whose filter is the program. They get nothing:
+// it says that it wants none of each packet.
+func (t *taps) filterSockets(there []net.Interface) error {
+	var on []int
+	if t.all() {
+		on = []int{0}
+	}
+	for _, i := range there {
+		if !t.all() && slices.Contains(t.place.Interfaces, i.Name) {
+			on = append(on, i.Index)
+		}
+	}
+	for _, index := range on {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return fmt.Errorf("open a packet socket: %w", err)
+		}
+		t.sockets = append(t.sockets, fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, t.programs.RecordSocket.FD()); err != nil {
+			return fmt.Errorf("attach to a packet socket: %w", err)
+		}
+		// Only now, with the filter in place, packets come.
+		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: allProtocols, Ifindex: index}); err != nil {
+			return fmt.Errorf("bind a packet socket: %w", err)
+		}
+	}
+	return nil
+}
+
+// allProtocols is ETH_P_ALL as on the wire.
+var allProtocols = binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
+
+// over reports whether what is watched here has ended. What it did last comes up.
+func (t *taps) over(now time.Time) bool {
+	if t.ended.IsZero() && t.place.Over != nil && t.place.Over() {
+		t.ended = now
+	}
+	return !t.ended.IsZero() && now.Sub(t.ended) > tickEvery
+}
+
+func (t *taps) close() {
+	for _, tap := range t.links {
+		tap.close()
+	}
+	for _, fd := range t.sockets {
+		unix.Close(fd)
+	}
+	t.programs.Close()
+}
+
+func names(all []net.Interface) string {
+	var s string
+	for i, n := range all {
+		if i > 0 {
+			s += ", "
+		}
+		s += n.Name
+	}
+	return s
+}
