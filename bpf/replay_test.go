@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -102,7 +103,7 @@ type testContext struct {
 // recorded judges segments by what the recorder keeps of them.
 func recorded(t *testing.T, all []capture.Segment) ([]*correlate.Finding, *Recorder) {
 	t.Helper()
-	cfg := RecorderConfig{replayed: true}
+	cfg := RecorderConfig{replayed: true, Hook: TCX}
 	r, err := newRecorder(&cfg)
 	if errors.Is(err, os.ErrPermission) {
 		t.Skip("needs root")
@@ -126,6 +127,7 @@ func recorded(t *testing.T, all []capture.Segment) ([]*correlate.Finding, *Recor
 	}
 	drain := func() {
 		for r.reader.AvailableBytes() > 0 {
+			r.reader.SetDeadline(time.Now()) // nothing wakes it
 			if err := r.reader.ReadInto(&r.raw); err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +143,7 @@ func recorded(t *testing.T, all []capture.Segment) ([]*correlate.Finding, *Recor
 			continue
 		}
 		ctx := testContext{tstamp: uint64(s.Time)}
-		if _, err := place.programs.RecordIn.Run(&ebpf.RunOptions{Data: frame(s, s.Payload), Context: ctx}); err != nil {
+		if _, err := place.programs.In.Run(&ebpf.RunOptions{Data: frame(s, s.Payload), Context: ctx}); err != nil {
 			t.Fatalf("%v: %v", s, err)
 		}
 		drain()
@@ -186,7 +188,7 @@ func TestRecordedLikeWhole(t *testing.T) {
 	if one := os.Getenv("ONE"); one != "" {
 		names, _ = filepath.Glob(one)
 	}
-	n, same := 0, 0
+	n, same, segments, records, singles := 0, 0, 0, 0, 0
 	for _, name := range names {
 		all := readCapture(t, name)
 		want := brief(whole(all))
@@ -213,7 +215,10 @@ func TestRecordedLikeWhole(t *testing.T) {
 		if len(lines) > 0 {
 			t.Logf("%s (%d of %d differ; %d segments, %+v)\n%s", filepath.Base(name), len(lines), len(want), len(all), *r.stats.Recorder, strings.Join(lines[:min(len(lines), 6)], "\n"))
 		}
+		segments += len(all)
+		records += int(r.stats.Recorder.Records)
+		singles += int(r.stats.Recorder.Segments)
 		r.Close()
 	}
-	t.Logf("%d of %d the same", same, n)
+	t.Logf("%d of %d the same; of %d segments, %d went up by themselves, beside %d records", same, n, segments, singles, records)
 }

@@ -21,11 +21,27 @@ type taps struct {
 	zone     uint16
 	instance uint32
 	hook     Hook
-	programs recorderPrograms
+	programs programs
 	links    map[int]tap // by interface index
 	sockets  []int       // of socket filters
 	named    []net.Interface
 	ended    time.Time // when the place had; zero: it has not
+}
+
+// programs are those that are loaded: of each hook, or of both where it is not
+// decided yet.
+type programs struct {
+	ends
+	filter
+}
+
+type ends struct {
+	In  *ebpf.Program `ebpf:"record_in"`
+	Out *ebpf.Program `ebpf:"record_out"`
+}
+
+type filter struct {
+	Socket *ebpf.Program `ebpf:"record_socket"`
 }
 
 // A tap is what is attached to one interface.
@@ -59,7 +75,14 @@ func (t *taps) load(maps *recorderMaps, s *settings) error {
 		}
 	}
 	t.hook = s.hook
-	return spec.LoadAndAssign(&t.programs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+	var programs any = &t.programs
+	switch t.hook {
+	case TCX:
+		programs = &t.programs.ends
+	case SocketFilter:
+		programs = &t.programs.filter
+	}
+	return spec.LoadAndAssign(programs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		recorderMapBlank: maps.Blank, recorderMapBlankLoad: maps.BlankLoad, recorderMapConns: maps.Conns,
 		recorderMapCounts: maps.Counts, recorderMapFilters: maps.Filters, recorderMapPacket: maps.Packet,
 		recorderMapPorts: maps.Ports, recorderMapPrefixes: maps.Prefixes, recorderMapRing: maps.Ring,
@@ -168,13 +191,13 @@ func (t *taps) tryTCX(there []net.Interface) (bool, error) {
 
 func (t *taps) attachTo(i *net.Interface) error {
 	to := tap{name: i.Name}
-	in, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.RecordIn, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
+	in, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.In, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
 	if err != nil {
 		return fmt.Errorf("attach to %s: %w", i.Name, err)
 	}
 	to.links = append(to.links, in)
 	if i.Flags&net.FlagLoopback == 0 { // there, what goes out comes in again
-		out, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.RecordOut, Attach: ebpf.AttachTCXEgress, Anchor: link.Tail()})
+		out, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.Out, Attach: ebpf.AttachTCXEgress, Anchor: link.Tail()})
 		if err != nil {
 			to.close()
 			return fmt.Errorf("attach to %s: %w", i.Name, err)
@@ -203,7 +226,7 @@ func (t *taps) filterSockets(there []net.Interface) error {
 			return fmt.Errorf("open a packet socket: %w", err)
 		}
 		t.sockets = append(t.sockets, fd)
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, t.programs.RecordSocket.FD()); err != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, t.programs.Socket.FD()); err != nil {
 			return fmt.Errorf("attach to a packet socket: %w", err)
 		}
 		// Only now, with the filter in place, packets come.
@@ -232,7 +255,9 @@ func (t *taps) close() {
 	for _, fd := range t.sockets {
 		unix.Close(fd)
 	}
-	t.programs.Close()
+	for _, p := range []*ebpf.Program{t.programs.In, t.programs.Out, t.programs.Socket} {
+		p.Close() // nil if it was not loaded
+	}
 }
 
 func names(all []net.Interface) string {
