@@ -38,10 +38,12 @@ var requestRules = []rule{
 	{"408 for a request that stalled", timedOutWithAnswer},
 	{"answered early, then reset", earlyResponseReset},
 	{"answered", answeredRequest},
+	{"a reset that its end's kernel did not send", notSent},
 	{"reset by somebody else", injectedReset},
 	{"its handshake was never taken", ackDroppedOverflow},
 	{"reset for its handshake", resetAfterAccept},
 	{"refused by something on the way", firewallReject},
+	{"keep-alive probes unanswered, says the kernel", probesUnanswered},
 	{"sent although the close had arrived", lateReuse},
 	{"crossed an unasked response", idle408Race},
 	{"pipelined behind the last answer", pipelinedLost},
@@ -51,11 +53,16 @@ var requestRules = []rule{
 	{"crossed the server's abort", idleRaceRST},
 	{"never acknowledged", neverAcknowledged},
 	{"one end fell silent", peerDead},
+	{"refused, and the kernel says why", refusedByKernel},
 	{"refused without a close", staleConnection},
 	{"more was sent than was captured", moreThanCaptured},
 	{"client closed first", clientAbort},
 	{"both closed with a request between them", bothClosed},
+	{"never accepted, says the kernel", backlogDroppedUnread},
+	{"reset unread, says the kernel", unreadRequest},
 	{"request cut short by the server", requestTimeout},
+	{"closed unread, says the kernel", lingeringUnread},
+	{"read and not answered, says the kernel", readRequest},
 	{"closed without a response", closeBeforeResponse},
 	{"reset as the listener closed", backlogDropped},
 	{"reset without a response", abortBeforeResponse},
@@ -94,6 +101,7 @@ func (f *facts) firstOf(rules []rule) ruling {
 		if x := rules[i].apply(f); x != nil {
 			f.hide(x)
 			f.doubt(x)
+			f.attest(x)
 			f.notePayload(x)
 			return *x
 		}

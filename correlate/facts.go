@@ -72,6 +72,10 @@ type connFacts struct {
 	mismatch *mismatch // nil if each end understood the other
 
 	clientTop int64 // the highest sequence number that the client used
+
+	kernel [2]*kernelEnd // what the kernels of the client's and of the server's end said; nil for nothing
+	unsent [2]unsent     // of resets
+	slack  time.Duration // how far apart what a kernel said and its packet may be
 }
 
 // requestFacts are those of a request. Nearly all connections end without one that
@@ -165,6 +169,9 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 		v.HandshakeRTT, v.HasRTT = d1+d2, true
 		v.Vantage = vantage(d1, d2)
 	}
+	if t.facts.clock != 0 {
+		t.joinFacts(c, f)
+	}
 	return f
 }
 
@@ -222,6 +229,10 @@ func (f *facts) about(q, prev, front *request) *facts {
 	for i, r := range f.resets {
 		if r != nil {
 			g.resets[i] = new(*r)
+		}
+		if k := f.kernel[i]; k != nil {
+			g.kernel[i] = new(*k)
+			g.kernel[i].resets = slices.Clone(k.resets)
 		}
 	}
 	if prev != nil {

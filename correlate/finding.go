@@ -28,12 +28,29 @@ type Finding struct {
 	Upgraded *Upgraded // what followed HTTP; nil if nothing did
 	Timer    *Timer    // the idle timer learned for this server so far; nil if none
 
+	Client, Server End          // what the kernels say of the two ends
+	Kernel         *KernelFacts // of the end that reset or closed the connection; nil if its kernel did not say
+
 	Replay *Replay // the copy of the lost request that was sent within a second; nil if none was seen
 
 	// Modifiers are words that qualify the verdict, such as "first-use".
 	Modifiers []string
 	// Evidence is what the verdict rests on, the decisive item first.
 	Evidence []Evidence
+}
+
+// An End is what the kernel says of one end, if it was asked.
+type End struct {
+	Process capture.Process // the owner of the socket
+}
+
+// KernelFacts are what a kernel said of the end of its socket.
+type KernelFacts struct {
+	End         Party  // whose
+	ResetReason string // the kernel's own name (enum sk_rst_reason); "" if it sent no reset, or does not say
+	State       string // the socket's TCP state then; "" if there was no socket
+	UnreadBytes uint32 // what it had received and its owner had not read
+	HasUnread   bool
 }
 
 // A Connection describes the TCP connection of a finding.
@@ -194,6 +211,11 @@ type Summary struct {
 	Duplicates       uint64         // segments seen a second time on their way (veth and bridge, both directions of a mirror)
 	Late             uint64         // segments of connections that were already reported
 	Gaps             uint64         // connections with bytes that their receiver acknowledged and the capture lacks
+	Facts            uint64         // that kernels told
+	FactsLost        uint64         // those that were lost before they came here
+	FactsDropped     uint64         // those that there was no room for here
+	FactsUnjoined    uint64         // those of connections that were not captured
+	Owners           []OwnerCount   // whose sockets were reset by their own end, most first
 	Verdicts         []VerdictCount // per verdict and server, most lost first, then by verdict and server
 	Servers          []ServerTimer  // servers with a learned timer, by endpoint
 	Restarts         []Restart      // servers that closed many connections at once, by time

@@ -129,6 +129,7 @@ func (t *Tracker) report(f *facts, r ruling) {
 	if x.Upgraded = f.left(r.close); x.Upgraded != nil && x.Upgraded.Abnormal {
 		t.sum.Abnormal++
 	}
+	f.tellKernel(x)
 	x.Programs = Programs{t.agents.names[f.agent], f.agent == forwarded, f.server.product, f.server.via}
 	if v := &x.Connection; v.Vantage == NoVantage {
 		v.Vantage = vantageByTTL(f.headers[0].ttlHigh, f.headers[1].ttlHigh)
@@ -232,6 +233,7 @@ func (t *Tracker) countFor(k countKey) *VerdictCount {
 // Summary returns the counts so far.
 func (t *Tracker) Summary() Summary {
 	s := t.sum
+	s.Owners = t.facts.ownerCounts()
 	for k, n := range t.counts {
 		v := *n
 		var most uint64

@@ -142,7 +142,9 @@ func clientAbort(f *facts) *ruling {
 	if gone && k.kind != ReplyReset {
 		x.note(f.refusals[0].frame, f.refusals[0].file, "and its reset (frame %d) refuses what the server sent: nobody was waiting for it", f.refusals[0].frame)
 	}
-	if gone && k.kind == ReplyReset {
+	if e := f.clientClosed(); gone && k.kind == ReplyReset && e != nil {
+		x.note(0, 0, "the client's program had closed its socket %s before, says its kernel; that close was not captured", short(max(0, k.time.Sub(e.time))))
+	} else if gone && k.kind == ReplyReset {
 		// A client's socket that closes says so, and a RST that says so is not sent
 		// again when it is lost; but one that was reset in the server's name says
 		// nothing, and the server's end cannot see that RST.

@@ -61,10 +61,13 @@ func refusedConnection(f *facts) *ruling {
 	x := &ruling{verdict: ConnectRefused, confidence: Proven, retry: RetrySafe, by: Server, close: f.serverClose(), unopened: true}
 	x.note(f.K.frame, f.K.file, "the reset (frame %d) refuses the SYN: it acknowledges %d and came %s after it", f.K.frame, f.K.ack, short(f.K.time.Sub(f.conn.Start)))
 	r := f.resets[1]
-	if r == nil {
+	if r == nil || f.vouched(Server, r) {
 		return x
 	}
 	switch {
+	case f.unsent[1] == neverSent:
+		x.verdict, x.confidence, x.by = FirewallReject, Strong, Middlebox
+		x.note(r.frame, r.file, "the kernel of the server's end tells of every reset that its TCP sends, and sent none: a rule that rejects did, on that host or before it")
 	case f.server.header.off(r.ttl) > ttlJitter:
 		x.verdict, x.confidence, x.by = FirewallReject, Strong, Middlebox
 		x.note(r.frame, r.file, "its TTL is %d and the SYN-ACKs from this address and port have %s: something else on the path sent it", r.ttl, f.server.header.ttls())
@@ -149,6 +152,7 @@ func resetAfterAccept(f *facts) *ruling {
 		f.retryAfterClose(x)
 	}
 	switch {
+	case f.overflowSaid(x):
 	case f.server.refused.Sub(rst.time).Abs() < freshLimit && f.server.refused != 0:
 		x.verdict, x.confidence, x.modifiers = BacklogDropped, Strong, nil
 		x.note(0, 0, "and SYNs to this server were refused within a second of it: the listener was closed")

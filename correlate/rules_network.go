@@ -105,7 +105,7 @@ func injectedReset(f *facts) *ruling {
 			continue
 		}
 		signs := f.foreign(r, p)
-		if len(signs) == 0 || len(signs) == 1 && r.after == 0 || p == Server && f.answers(r) {
+		if f.vouched(p, r) || len(signs) == 0 || len(signs) == 1 && r.after == 0 || p == Server && f.answers(r) {
 			continue
 		}
 		x := &ruling{verdict: InjectedReset, confidence: Strong, retry: RetryAmbiguous, lost: true, by: Middlebox, close: r.closing()}
@@ -134,7 +134,7 @@ func injectedReset(f *facts) *ruling {
 // rather, which is staleConnection's, unless new connections are refused as well.
 func firewallReject(f *facts) *ruling {
 	r := f.ender(Server)
-	if r == nil || f.K.seen() || !f.answers(r) || f.missing&(missingBytes|missingStart) != 0 {
+	if r == nil || f.vouched(Server, r) || f.K.seen() || !f.answers(r) || f.missing&(missingBytes|missingStart) != 0 {
 		return nil
 	}
 	refused := f.server.refused != 0 && f.server.refused.Sub(r.time).Abs() < freshLimit
@@ -225,7 +225,7 @@ func (f *facts) doubt(x *ruling) {
 		return
 	}
 	r := f.ender(p)
-	if r == nil || r.frame != x.close.frame {
+	if r == nil || r.frame != x.close.frame || f.vouched(p, r) {
 		return
 	}
 	signs := f.foreign(r, p)

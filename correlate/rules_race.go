@@ -57,6 +57,9 @@ func (f *facts) retryAfterClose(x *ruling) {
 	if rst, ok := f.rejected(); ok {
 		x.retry = RetrySafe
 		x.note(rst.frame, rst.file, "reset (frame %d) with seq %d answers the request's ack %d: the request was refused, not processed", rst.frame, rst.off, rst.off)
+	} else if f.refused() != nil {
+		x.retry = RetrySafe
+		x.note(0, 0, "the server's kernel refused the request with a reset: it was not processed")
 	}
 }
 

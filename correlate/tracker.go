@@ -19,6 +19,12 @@ type Config struct {
 	// Brief leaves connections that ended with nothing lost to the Summary,
 	// instead of reporting a finding for each.
 	Brief bool
+	// Local reports whether every reset that is sent from an endpoint by the TCP of
+	// its host becomes a fact (Tracker.Fact): it is on this host, none of its
+	// sockets is filtered out, and the kernel tells of resets without a socket too,
+	// as Linux does from 6.10 on. Nil: that holds for none. Only with it, and with
+	// Tracker.FactsUntil, is anything concluded from a reset that no kernel told of.
+	Local func(capture.Endpoint) bool
 }
 
 // DefaultMaxConnections is the bound when Config does not set one.
@@ -52,6 +58,8 @@ type Tracker struct {
 	emit      func(*Finding)
 	max       int
 	brief     bool
+	local     func(capture.Endpoint) bool
+	facts     factStore
 	scratch   facts
 	counted   ruling   // see facts.counted
 	lastKey   countKey // of lastCount
@@ -128,6 +136,7 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 		emit:    emit,
 		max:     cfg.MaxConnections,
 		brief:   cfg.Brief,
+		local:   cfg.Local,
 		table:   newTable(rand.Uint64()),
 		agents:  newAgents(),
 		servers: map[capture.Endpoint]*server{},
