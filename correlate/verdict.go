@@ -208,7 +208,7 @@ const (
 	NoConfidence Confidence = iota
 	Weak                    // fits, and other explanations fit too
 	Strong                  // no other explanation fits unless the capture lost something
-	Proven                  // follows from sequence and acknowledgement numbers that were seen
+	Proven                  // follows from sequence and acknowledgement numbers that were seen, or from what a kernel counted
 )
 
 // String returns "weak", "strong", "proven", or "" for none.

@@ -125,6 +125,9 @@ func Fix(f *correlate.Finding) string {
 	if slices.Contains(f.Modifiers, "deploy-restart") && (restartDecides(f.Verdict) || slices.Contains(f.Modifiers, "near-miss")) {
 		return fixRestart
 	}
+	if f.Kernel != nil && f.Kernel.ResetReason == "TCP_ABORT_ON_MEMORY" && f.Verdict.Family() == "server-abort" {
+		return fixMemory
+	}
 	h := hopOf(f)
 	verdict := f.Verdict
 	if slices.Contains(f.Modifiers, "near-miss") {

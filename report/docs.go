@@ -34,7 +34,7 @@ func WriteDocs(w io.Writer) error {
 		}
 	}
 	docList(&b, "Confidence", "How well a verdict is supported. Those that accuse nobody have none.", []Line{
-		{"proven", "follows from sequence and acknowledgement numbers that were seen, from whichever end, with whatever clocks"},
+		{"proven", "follows from sequence and acknowledgement numbers that were seen, from whichever end, with whatever clocks; or from what the kernel of an end counted"},
 		{"strong", "nothing else fits unless the capture lost something"},
 		{"weak", "other explanations fit too; the finding names what would decide"},
 	})
@@ -73,6 +73,7 @@ func docVerdict(b *strings.Builder, v correlate.Verdict, seen map[string]correla
 	}
 	item("Points at", words.Blame)
 	item("Rule", words.Rule)
+	item("With eBPF", kernelSays[v])
 	item("Where it is weak", words.Doubt)
 	item("Sent again silently", words.Retried)
 	item("Retry", words.Retry)

@@ -83,6 +83,9 @@ func Explain(w io.Writer, v correlate.Verdict) error {
 	section(&b, "What happened", words.Meaning)
 	section(&b, "Points at", words.Blame)
 	section(&b, "Rule", words.Rule)
+	if says := kernelSays[v]; says != "" {
+		section(&b, "With eBPF", says)
+	}
 	if words.Doubt != "" {
 		section(&b, "Where it is weak", words.Doubt)
 	}

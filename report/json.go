@@ -50,6 +50,7 @@ type jsonFinding struct {
 	Close       jsonClose      `json:"close"`
 	Timer       *jsonTimer     `json:"server_idle_timeout,omitempty"`
 	ClientLimit *jsonLimit     `json:"client_idle_limit,omitempty"`
+	Kernel      *jsonKernel    `json:"kernel,omitempty"`
 	Upgraded    *jsonUpgraded  `json:"upgraded,omitempty"`
 	Replay      *jsonReplay    `json:"replay,omitempty"`
 	Modifiers   []string       `json:"modifiers,omitempty"`
@@ -66,6 +67,8 @@ type jsonEndpoint struct {
 	Product string `json:"product,omitempty"`
 	Via     string `json:"via,omitempty"` // the proxy that answers as the server, by its Via header
 	IsProxy bool   `json:"is_proxy,omitempty"`
+
+	Process *jsonProcess `json:"process,omitempty"` // the owner of the socket, as the kernel says
 }
 
 // A jsonLimit is how long a client keeps idle connections, as far as its name and
@@ -174,6 +177,12 @@ type jsonSummary struct {
 	Unopened    uint64   `json:"unopened_connections"`
 	Unlisted    uint64   `json:"unlisted_connections"`
 
+	Facts         uint64      `json:"kernel_facts,omitempty"`
+	FactsLost     uint64      `json:"kernel_facts_lost,omitempty"`
+	FactsDropped  uint64      `json:"kernel_facts_dropped,omitempty"`
+	FactsUnjoined uint64      `json:"kernel_facts_unjoined,omitempty"`
+	Owners        []jsonOwner `json:"resets_by_process,omitempty"`
+
 	Verdicts []jsonCount       `json:"verdicts"`
 	Timers   []jsonServerTimer `json:"idle_timers"`
 	Tunnels  []jsonTunnel      `json:"tunnel_timers,omitempty"`
@@ -253,6 +262,7 @@ func (j *JSON) Finding(f *correlate.Finding) error {
 	}
 	out.Client.Product, out.Client.IsProxy = f.Programs.Client, f.Programs.ClientForwards
 	out.Server.Product, out.Server.Via = f.Programs.Server, f.Programs.ServerVia
+	out.Client.Process, out.Server.Process, out.Kernel = process(&f.Client), process(&f.Server), kernel(f.Kernel)
 	if f.Timer != nil {
 		out.Timer = new(timer(f.Timer))
 	}
@@ -290,6 +300,7 @@ func (j *JSON) Summary(s *Summary) error {
 		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Gaps: k.Gaps, Lost: k.Lost, LostOn: k.LostOn, Unopened: k.Unopened, Unlisted: k.Unlisted,
 		Verdicts: []jsonCount{}, Timers: []jsonServerTimer{},
 	}
+	j.facts(&out, k)
 	out.Complete = out.Reason == ""
 	if c.Packets > 0 {
 		out.Start, out.End = timestamp(c.First), timestamp(c.Last)

@@ -69,6 +69,9 @@ func (s *Summary) Incomplete() string {
 	if n := s.Tracker.Evicted; n > 0 {
 		why = append(why, fmt.Sprintf("%s given up to keep memory bounded", plural(n, "connection was", "connections were")))
 	}
+	if n := s.Tracker.FactsLost + s.Tracker.FactsDropped; n > 0 {
+		why = append(why, fmt.Sprintf("%s of the kernel missing", plural(n, "fact is", "facts are")))
+	}
 	return strings.Join(why, "; ")
 }
 

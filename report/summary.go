@@ -27,6 +27,7 @@ func (t *Text) Summary(s *Summary) error {
 	t.block(&b, t.opt.timerTable(s))
 	t.block(&b, t.opt.timerAdvice(s))
 	t.block(&b, indent(t.opt.patterns(&s.Tracker)))
+	t.block(&b, indent(ownerLines(s.Tracker.Owners)))
 
 	var notes []string
 	if n, list := tally(clean); n > 0 {
@@ -452,6 +453,7 @@ func remarks(s *Summary, loc *time.Location) []string {
 	if k.Duplicates > 0 {
 		notes = append(notes, plural(k.Duplicates, "data segment was", "data segments were")+" seen twice and counted once")
 	}
+	notes = append(notes, factNotes(k)...)
 	if c.Filtered > 0 {
 		notes = append(notes, plural(c.Filtered, "TCP segment", "TCP segments")+" left out by the filter")
 	}

@@ -96,6 +96,14 @@ func (t *Text) Finding(f *correlate.Finding) error {
 	if line := responseLine(f); line != "" {
 		b.WriteString("  " + line + "\n")
 	}
+	for _, end := range []struct {
+		name string
+		end  *correlate.End
+	}{{"client", &f.Client}, {"server", &f.Server}} {
+		if line := processText(&end.end.Process); line != "" {
+			t.label(&b, end.name, line)
+		}
+	}
 	if notes := notes(f); len(notes) > 0 {
 		t.label(&b, "noted", printable(strings.Join(notes, "; ")))
 	}
@@ -169,7 +177,7 @@ func what(f *correlate.Finding, words Words) string {
 	}
 	switch {
 	case f.Lost:
-		return name + ", lost: " + words.Title
+		return name + ", lost: " + titleOf(f, words)
 	case f.Verdict.Family() == "clean" || f.Verdict.Family() == "unknown":
 		name += ", the last"
 	}
