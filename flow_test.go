@@ -60,6 +60,9 @@ type flow struct {
 	now   time.Duration
 	line  int
 	segs  []capture.Segment
+
+	facts    []flowFact // see flow_kernel_test.go
+	complete bool       // and none was missed
 }
 
 // flowEpoch is the time of 0s.
@@ -93,6 +96,14 @@ type flowSent struct {
 
 // parseFlow renders the text of a flow.
 func parseFlow(text string) ([]capture.Segment, error) {
+	f, err := parseWholeFlow(text)
+	if err != nil {
+		return nil, err
+	}
+	return f.segs, nil
+}
+
+func parseWholeFlow(text string) (*flow, error) {
 	f := &flow{at: "local", conns: map[string]*flowConn{}}
 	if err := f.addConn([]string{"10.0.0.1:40000", "10.0.0.2:80"}); err != nil {
 		return nil, err
@@ -110,7 +121,7 @@ func parseFlow(text string) ([]capture.Segment, error) {
 	for i := range f.segs {
 		f.segs[i].Frame = uint64(i + 1)
 	}
-	return f.segs, nil
+	return f, nil
 }
 
 // flowWords splits a line into words. A quoted string is a word that keeps its
@@ -158,6 +169,9 @@ func (f *flow) addLine(words []string) error {
 		return err
 	case "conn":
 		return f.addConn(words[1:])
+	case "facts":
+		f.complete = true
+		return nil
 	}
 	d, err := time.ParseDuration(strings.TrimPrefix(words[0], "+"))
 	if err != nil {
@@ -172,6 +186,9 @@ func (f *flow) addLine(words []string) error {
 	f.now = d
 	if len(words) < 2 {
 		return fmt.Errorf("no direction")
+	}
+	if words[1] == "KERNEL" {
+		return f.addFact(words[2:])
 	}
 	name, from := words[1][:len(words[1])-1], strings.IndexByte("><", words[1][len(words[1])-1])
 	c := f.conns[name]

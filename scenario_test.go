@@ -67,7 +67,17 @@ func TestScenarios(t *testing.T) {
 			pcap := filepath.Join(t.TempDir(), "flow.pcap")
 			writeFile(t, pcap, renderFlow(t, s.section("flow")))
 
-			out := runProgram(t, 0, "-o", "json", "--all", pcap)
+			_, facts, complete, err := parseFlowFacts(s.section("flow"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := func(exit int, args ...string) []byte {
+				if len(facts) > 0 || complete {
+					return runWithFacts(t, exit, pcap, facts, complete, args...)
+				}
+				return runProgram(t, exit, args...)
+			}
+			out := run(0, "-o", "json", "--all", pcap)
 			problems := checkWant(s.section("want"), out)
 			if len(problems) > 0 {
 				t.Errorf("%s\n%s", strings.Join(problems, "\n"), out)
@@ -81,7 +91,7 @@ func TestScenarios(t *testing.T) {
 				}
 			}
 			args := strings.Fields(strings.ReplaceAll(s.section("args"), "$PCAP", pcap))
-			got := bytes.ReplaceAll(runProgram(t, exit, args...), []byte(pcap), []byte("$PCAP"))
+			got := bytes.ReplaceAll(run(exit, args...), []byte(pcap), []byte("$PCAP"))
 			if *update && len(problems) == 0 {
 				writeFile(t, s.file, updateStdout(s.ar, got))
 			} else if want := s.section("stdout"); string(got) != want {

@@ -14,6 +14,7 @@ import (
 type kernelEnd struct {
 	owner  capture.Process
 	closed kernelEvent   // the first time that it was closed or shut down
+	took   kernelEvent   // the first reset that ended it before its owner had closed it
 	resets []kernelEvent // those that it sent, by time
 	read   int64         // the highest that its owner had read; 0 if it did not say
 	head   []byte        // how what it still had began; nil if it did not say
@@ -157,6 +158,10 @@ func (p *pairFacts) tell(k *kernelEnd, c *conn, d int, slack time.Duration) bool
 			k.resets = append(k.resets, e)
 		case x.Kind == capture.Closed && !k.closed.seen:
 			k.closed = e
+		case x.Kind == capture.ResetReceived && !k.took.seen && (x.State == "ESTABLISHED" || x.State == "CLOSE-WAIT"):
+			// Later states are those in which the kernel resets a socket itself, when
+			// data comes for it (tcp_rcv_state_process).
+			k.took = e
 		}
 	}
 	return told

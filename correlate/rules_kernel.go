@@ -64,7 +64,7 @@ func (f *facts) vouched(p Party, r *resetTrace) bool {
 		switch {
 		case e.time.Sub(r.time).Abs() > f.slack:
 		case r.refusal && !e.active,
-			!r.refusal && r.hasAck && e.active && e.hasUnread && e.had == r.ack,
+			!r.refusal && r.hasAck && e.active && (!e.hasUnread || e.had == r.ack),
 			!r.hasAck && !e.active && e.hasSegment && e.ack == r.off:
 			return true
 		}
@@ -343,7 +343,8 @@ func (f *facts) attest(x *ruling) {
 		case k.doubt != "":
 			x.note(0, 0, "what the %s kernel said does not fit the packets, and was left aside: %s", p.possessive(), k.doubt)
 		default:
-			if text := f.kernelText(k, p, x.lost && x.by == p); text != "" {
+			read := x.confidence != Proven || x.verdict != AbortBeforeResponse && x.verdict != CloseBeforeResponse // else readRequest has said so
+			if text := f.kernelText(k, p, x.lost && x.by == p, read); text != "" {
 				x.note(0, 0, "the %s kernel: %s", p.possessive(), text)
 			}
 		}
@@ -360,7 +361,7 @@ func (f *facts) attest(x *ruling) {
 // kernelText says what k said of the end of p's socket: the reset that it sent of
 // its own accord, else the first with which it answered, else its close, which is
 // worth a word where bytes were left unread or where it bears on the verdict.
-func (f *facts) kernelText(k *kernelEnd, p Party, closer bool) string {
+func (f *facts) kernelText(k *kernelEnd, p Party, closer, read bool) string {
 	e := k.aborted()
 	if e == nil && len(k.resets) > 0 {
 		e = &k.resets[0]
@@ -409,6 +410,7 @@ func (f *facts) kernelText(k *kernelEnd, p Party, closer bool) string {
 		text += " (the whole request)"
 	case e.read <= f.q.start:
 		text += " (all that it had of the request)"
+	case !read:
 	case e.read < f.q.end:
 		text += fmt.Sprintf(" (its program had read %d of the request's %d)", e.read-f.q.start, f.q.end-f.q.start)
 	case e.unread == 0:
