@@ -20,7 +20,7 @@ import (
 //
 //	facts complete                                 # nothing that a kernel does is missed
 //	5.02s  KERNEL server TCP_ABORT_ON_CLOSE unread=53 pid=42 comm=nginx
-//	+0s    KERNEL b.client CLOSED ESTABLISHED>FIN-WAIT-1 unread=0
+//	+0s    KERNEL b.client CLOSED ESTABLISHED>FIN_WAIT1 unread=0
 //	+0s    KERNEL server OPENED
 //	+0s    KERNEL server RECEIVED                  # tcp_receive_reset
 //	+0s    KERNEL LOST 3                           # so many facts since the one before
@@ -79,7 +79,7 @@ func (f *flow) addFact(words []string) error {
 	var seq, ack, length uint32
 	switch what := words[1]; {
 	case slices.Contains(activeReasons, what):
-		k.Kind, k.Active, k.Reason, k.State = capture.ResetSent, true, what, "CLOSED"
+		k.Kind, k.Active, k.Reason, k.State = capture.ResetSent, true, what, "CLOSE"
 		if what == "ACTIVE" {
 			k.Reason = ""
 		}
@@ -95,7 +95,7 @@ func (f *flow) addFact(words []string) error {
 			}
 		}
 	case what == "CLOSED":
-		k.Kind, k.State, k.NewState = capture.Closed, "ESTABLISHED", "FIN-WAIT-1"
+		k.Kind, k.State, k.NewState = capture.Closed, "ESTABLISHED", "FIN_WAIT1"
 	case what == "OPENED":
 		k.Kind, k.NewState = capture.Opened, "ESTABLISHED"
 	case what == "RECEIVED":

@@ -50,7 +50,11 @@ func (j judgement) accuses() bool {
 }
 
 // judge runs the segments through a tracker, which must not keep their payload.
-func judge(segs []capture.Segment) []judgement {
+func judge(segs []capture.Segment) []judgement { return judgeWith(segs, nil) }
+
+// judgeWith gives the tracker facts of the kernel as well, a little before the
+// segments of their times.
+func judgeWith(segs []capture.Segment, facts []capture.SocketFact) []judgement {
 	var js []judgement
 	tracker := correlate.New(correlate.Config{}, func(f *correlate.Finding) {
 		j := judgement{client: f.Connection.Client, verdict: f.Verdict, lost: f.Lost, retry: f.Retry, confidence: f.Confidence}
@@ -64,6 +68,10 @@ func judge(segs []capture.Segment) []judgement {
 		s := segs[i]
 		borrowed = append(borrowed[:0], s.Payload...)
 		s.Payload, s.Frame = borrowed, uint64(i+1)
+		for len(facts) > 0 && facts[0].Time <= s.Time.Add(time.Millisecond) {
+			tracker.Fact(&facts[0])
+			facts = facts[1:]
+		}
 		tracker.Add(&s)
 		for k := range borrowed {
 			borrowed[k] = '#'

@@ -37,9 +37,10 @@ type SocketFact struct {
 	// Active resets are sent because of what the owner or the kernel itself did;
 	// the others answer a segment.
 	Active bool
-	// State is the socket's TCP state, in RFC 9293's words, such as "ESTABLISHED";
-	// for Closed the one that it left, and NewState the one that it entered. A
-	// ResetSent without a socket has neither.
+	// State is the socket's TCP state in the kernel's words without prefix, such as
+	// "ESTABLISHED", "FIN_WAIT1", "CLOSE" or "LISTEN"; for Closed the one that it
+	// left, and NewState the one that it entered. A ResetSent without a socket has
+	// neither, and one that the owner's close() made is in CLOSE already.
 	State, NewState string
 	// Unread is how many bytes the kernel had received in order and the owner had not
 	// read: rcv_nxt - copied_seq of the tcp_sock. Only where HasUnread.

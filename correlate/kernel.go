@@ -55,8 +55,8 @@ type pairFacts struct {
 
 // Fact takes what a kernel says of a socket. It keeps no reference to f. Endpoints
 // must be those of segments, with the same zones. Facts may come in any order, and
-// before the segments that they go with or after; but a connection is judged 0.1 to
-// 2 s of packet time after its end, with what is there by then.
+// before the segments that they go with or after; but a connection is judged with what
+// is there by then: 2 s of packet time after a reset, 0.5 s after a close.
 func (t *Tracker) Fact(f *capture.SocketFact) {
 	s := &t.facts
 	if s.pairs == nil {
@@ -91,8 +91,8 @@ func (t *Tracker) Fact(f *capture.SocketFact) {
 	s.held++
 }
 
-// FactsUntil tells the tracker that it has been handed every fact from before at,
-// except for lost ones, the number of which is counted from the beginning. The
+// FactsUntil tells the tracker that it has been handed every fact from before at, none
+// being held back by the one who reads them, except for lost ones, the number of which is counted from the beginning. The
 // first call says since when facts are taken. Only where this is known does it mean
 // anything that a kernel did not speak.
 func (t *Tracker) FactsUntil(at capture.Time, lost uint64) {

@@ -39,14 +39,14 @@ type kernelEvent struct {
 // owner had closed it. One that is destroyed for another reason keeps what it had
 // received (tcp_done leaves the receive queue alone), so that a program may still
 // read it: after a reset from its peer, after its peer's silence, after ss -K.
-// close() and disconnect throw it away, and are in the state CLOSED when they send
+// close() and disconnect throw it away, and are in the state CLOSE when they send
 // their reset; orphans have nobody who could read (net/ipv4/tcp.c, tcp_timer.c).
 func (e *kernelEvent) final() bool {
 	switch e.reason {
 	case "TCP_ABORT_ON_CLOSE", "TCP_ABORT_ON_LINGER", "TCP_ABORT_ON_MEMORY", "TCP_DISCONNECT_WITH_DATA":
 		return e.active
 	}
-	return e.active && e.state == "CLOSED"
+	return e.active && e.state == "CLOSE"
 }
 
 // aborted returns the first reset that the kernel did not send as an answer; nil
@@ -109,7 +109,7 @@ func (p *pairFacts) life(local *capture.Endpoint, c *conn, slack time.Duration) 
 	from, to = c.start.Add(-slack), math.MaxInt64
 	for i := range p.facts {
 		x := &p.facts[i]
-		if x.Local != *local || x.Kind != capture.Opened || x.State == "SYN-SENT" {
+		if x.Local != *local || x.Kind != capture.Opened || x.State == "SYN_SENT" {
 			continue
 		}
 		switch {
@@ -158,7 +158,7 @@ func (p *pairFacts) tell(k *kernelEnd, c *conn, d int, slack time.Duration) bool
 			k.resets = append(k.resets, e)
 		case x.Kind == capture.Closed && !k.closed.seen:
 			k.closed = e
-		case x.Kind == capture.ResetReceived && !k.took.seen && (x.State == "ESTABLISHED" || x.State == "CLOSE-WAIT"):
+		case x.Kind == capture.ResetReceived && !k.took.seen && (x.State == "ESTABLISHED" || x.State == "CLOSE_WAIT"):
 			// Later states are those in which the kernel resets a socket itself, when
 			// data comes for it (tcp_rcv_state_process).
 			k.took = e
@@ -174,7 +174,7 @@ func (c *conn) locate(e *kernelEvent, x *capture.SocketFact, d int) bool {
 	if !p.based {
 		return true
 	}
-	if x.HasUnread && x.State != "SYN-SENT" && x.State != "SYN-RECEIVED" {
+	if x.HasUnread && x.State != "SYN_SENT" && x.State != "SYN_RECV" {
 		e.hasUnread, e.had = true, p.rel(x.RcvNxt)
 		data := e.had
 		if data == p.end+1 { // a FIN, which is none of the bytes that can be read
@@ -207,7 +207,7 @@ func (c *conn) contradicts(e *kernelEvent, kind capture.FactKind, d int, slack t
 		return "it had received less than it acknowledges"
 	case reset && h.rst.seen() && h.rst.kind == ActiveReset && h.rst.hasAck && h.rst.ack != e.had && h.rst.time.Sub(e.time).Abs() <= slack:
 		return "its reset and the one that was captured acknowledge different numbers"
-	case kind == capture.Closed && e.newState != "CLOSED" && h.fin.seen() && h.fin.hasAck && h.fin.ack < e.had:
+	case kind == capture.Closed && e.newState != "CLOSE" && h.fin.seen() && h.fin.hasAck && h.fin.ack < e.had:
 		return "it had received more when it closed than its FIN acknowledges"
 	}
 	return ""

@@ -145,14 +145,14 @@ func probesUnanswered(f *facts) *ruling {
 // backlogDroppedUnread: the reset came from disconnecting a socket with unread
 // bytes. close() checks for those first, and gives another reason, so that this is
 // how the kernel ends connections that wait to be accepted when their listener is
-// closed (inet_csk_listen_stop), whose state is CLOSED by then. ss -K, which gives
+// closed (inet_csk_listen_stop), whose state is CLOSE by then. ss -K, which gives
 // the same reason, sends while the state is still the old one (tcp_abort).
 func backlogDroppedUnread(f *facts) *ruling {
 	if !f.endedUnread() || !f.firstUse() {
 		return nil
 	}
 	e := f.kernelOf(Server).aborted()
-	if e.reason != tcpState || e.state != "CLOSED" || e.unread == 0 {
+	if e.reason != tcpState || e.state != "CLOSE" || e.unread == 0 {
 		return nil
 	}
 	x := &ruling{verdict: BacklogDropped, confidence: Proven, retry: RetrySafe, lost: true, by: Server, close: f.serverClose()}
@@ -175,6 +175,11 @@ func unreadRequest(f *facts) *ruling {
 		return nil
 	}
 	e := f.kernelOf(Server).aborted()
+	if e.reason == "" { // before Linux 6.12: as backlogDroppedUnread, or close()
+		if x := backlogDropped(f); x != nil {
+			return x
+		}
+	}
 	x := &ruling{verdict: AbortBeforeResponse, confidence: Strong, retry: RetrySafe, lost: true, by: Server, close: f.serverClose()}
 	x.noteHad(f)
 	could, _ := f.couldBeIdle()
@@ -211,7 +216,7 @@ func lingeringUnread(f *facts) *ruling {
 	if k == nil || f.K.kind != FINClose || !f.K.hasAck || f.K.ack <= f.q.start || f.q.resp.began || f.K.notify && f.rstS.seen() || !f.silent() || !f.shown() {
 		return nil
 	}
-	if e := &k.closed; !e.seen || !e.hasUnread || e.newState == "CLOSED" || e.read > f.q.start {
+	if e := &k.closed; !e.seen || !e.hasUnread || e.newState == "CLOSE" || e.read > f.q.start {
 		return nil
 	}
 	if could, _ := f.couldBeIdle(); !could || f.atTimer() == dueLater {
@@ -272,7 +277,7 @@ func refusedByKernel(f *facts) *ruling {
 		x.note(f.q.frame, f.q.file, "the server had closed, and the request acknowledges %d, one more than its data: the client's TCP had the FIN, which was not captured", f.q.ack)
 	case closed && k.closed.seen && f.q.time.Sub(k.closed.time) <= f.slack+prompt && f.serverTop() == f.serverEnd:
 		x.verdict, x.confidence = IdleRace, Proven
-		x.note(f.q.frame, f.q.file, "the server had closed %s before the request, which does not acknowledge its FIN; that was not captured", short(max(0, f.q.time.Sub(k.closed.time))))
+		x.note(f.q.frame, f.q.file, "the server closed as the request was on its way, says its kernel; the request acknowledges %d, all of its data and no FIN, which was not captured", f.q.ack)
 	case closed:
 		x.candidates, x.why = []Verdict{IdleRace, LateReuse}, "the server had closed, and its close was not captured"
 		x.note(0, 0, "the server had closed, and whether the client could know of it was not captured")
@@ -306,8 +311,9 @@ func (f *facts) overflowSaid(x *ruling) bool {
 			x.verdict, x.confidence, x.modifiers = BacklogDropped, Proven, nil
 			x.note(0, 0, "and its kernel says that nothing listened on the port any more")
 		case noConnection:
-			x.verdict, x.confidence, x.modifiers = BacklogDropped, Weak, nil
-			x.note(0, 0, "and its kernel says that another listener was on the port, which knew nothing of the connection")
+			x.verdict, x.confidence, x.modifiers = Ambiguous, NoConfidence, nil
+			x.candidates, x.why = []Verdict{BacklogDropped, AcceptQueueOverflow}, "refused after the handshake"
+			x.note(0, 0, "but its kernel says that a listener knew nothing of the connection: another one may have taken the place of the first")
 		default:
 			return false
 		}
@@ -322,7 +328,7 @@ func (f *facts) clientClosed() *kernelEvent {
 	k := f.kernelOf(Client)
 	switch {
 	case k == nil:
-	case k.closed.seen && (k.closed.newState == "FIN-WAIT-1" || k.closed.newState == "LAST-ACK"):
+	case k.closed.seen && (k.closed.newState == "FIN_WAIT1" || k.closed.newState == "LAST_ACK"):
 		return &k.closed
 	case k.aborted() != nil && k.aborted().final():
 		return k.aborted()
@@ -432,9 +438,9 @@ func (e *kernelEvent) meaning() string {
 		switch {
 		case !e.active:
 			return ""
-		case e.state == "" || e.state == "FIN-WAIT-2":
+		case e.state == "" || e.state == "FIN_WAIT2":
 			return "aborted"
-		case e.state != "CLOSED":
+		case e.state != "CLOSE":
 			return "aborted from outside its program, as ss -K does"
 		case e.unread > 0:
 			return "disconnected, as its listener was closed"

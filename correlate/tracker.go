@@ -402,10 +402,11 @@ func (t *Tracker) end(c *conn, at capture.Time) {
 	c.state = ending
 	c.place = t.order.open()
 	t.due = min(t.due, at.Add(lingerIdle))
+	asked := t.facts.clock != 0 // what kernels say of it may come a while later
 	switch {
-	case c.half[0].reset.odd() || c.half[1].reset.odd() || c.wasReset() && (len(c.queue) > 0 || c.responses == 0):
+	case asked && c.resetSeen, c.half[0].reset.odd() || c.half[1].reset.odd() || c.wasReset() && (len(c.queue) > 0 || c.responses == 0):
 		t.endedOdd.add(c)
-	case len(c.queue) > 0 || c.responses == 0 && c.serverHalf().reset != nil:
+	case len(c.queue) > 0 || c.responses == 0 && c.serverHalf().reset != nil, asked && !t.brief:
 		t.ended.add(c)
 	default:
 		t.endedIdle.add(c)

@@ -177,11 +177,11 @@ type jsonSummary struct {
 	Unopened    uint64   `json:"unopened_connections"`
 	Unlisted    uint64   `json:"unlisted_connections"`
 
-	Facts         uint64      `json:"kernel_facts,omitempty"`
-	FactsLost     uint64      `json:"kernel_facts_lost,omitempty"`
-	FactsDropped  uint64      `json:"kernel_facts_dropped,omitempty"`
-	FactsUnjoined uint64      `json:"kernel_facts_unjoined,omitempty"`
-	Owners        []jsonOwner `json:"resets_by_process,omitempty"`
+	Facts         uint64           `json:"kernel_facts,omitempty"`
+	FactsLost     uint64           `json:"kernel_facts_lost,omitempty"`
+	FactsDropped  uint64           `json:"kernel_facts_dropped,omitempty"`
+	FactsUnjoined uint64           `json:"kernel_facts_unjoined,omitempty"`
+	Owners        []jsonOwnerCount `json:"resets_by_process,omitempty"`
 
 	Verdicts []jsonCount       `json:"verdicts"`
 	Timers   []jsonServerTimer `json:"idle_timers"`

@@ -20,8 +20,8 @@ type jsonKernel struct {
 	State       string  `json:"state,omitempty"`
 }
 
-// A jsonOwner counts the resets of one program's sockets.
-type jsonOwner struct {
+// A jsonOwnerCount counts the resets of one program's sockets.
+type jsonOwnerCount struct {
 	Command       string `json:"command,omitempty"`
 	ContainerID   string `json:"container_id,omitempty"`
 	ContainerName string `json:"container_name,omitempty"`
@@ -51,6 +51,6 @@ func kernel(k *correlate.KernelFacts) *jsonKernel {
 func (j *JSON) facts(out *jsonSummary, k *correlate.Summary) {
 	out.Facts, out.FactsLost, out.FactsDropped, out.FactsUnjoined = k.Facts, k.FactsLost, k.FactsDropped, k.FactsUnjoined
 	for _, o := range k.Owners {
-		out.Owners = append(out.Owners, jsonOwner{o.Command, o.Container, o.Name, o.Reason, o.Resets})
+		out.Owners = append(out.Owners, jsonOwnerCount{o.Command, o.Container, o.Name, o.Reason, o.Resets})
 	}
 }
