@@ -63,6 +63,7 @@ var requestRules = []rule{
 	{"request cut short by the server", requestTimeout},
 	{"closed unread, says the kernel", lingeringUnread},
 	{"read and not answered, says the kernel", readRequest},
+	{"aborted from outside, says the kernel", abortedFromOutside},
 	{"closed without a response", closeBeforeResponse},
 	{"reset as the listener closed", backlogDropped},
 	{"reset without a response", abortBeforeResponse},

@@ -135,32 +135,43 @@ func (t *Tracker) expireFacts(room int) {
 	s := &t.facts
 	for s.next < len(s.queue) {
 		p := s.queue[s.next]
-		if p.seen > s.clock && s.held <= room {
+		full := s.held > room
+		if len(p.facts) > 0 && p.seen > s.clock && !full && len(s.queue)-s.next <= 2*maxFacts {
 			return
 		}
 		if s.next++; s.next > 1024 && s.next*2 > len(s.queue) {
 			s.queue = slices.Delete(s.queue, 0, s.next)
 			s.next = 0
 		}
-		if s.held <= room && len(p.facts) > 0 {
-			if p.until <= s.clock {
-				if c, _ := t.table.find(&p.a, &p.b, slotHash(p.hash)); c != nil {
-					p.until = s.clock.Add(factLife)
-				}
-			}
-			if p.until > s.clock {
-				p.seen = p.until
-				s.queue = append(s.queue, p)
-				continue
+		if len(p.facts) == 0 { // they were joined
+			s.forget(p)
+			continue
+		}
+		if p.until <= s.clock && !full {
+			if c, _ := t.table.find(&p.a, &p.b, slotHash(p.hash)); c != nil {
+				p.until = s.clock.Add(factLife)
 			}
 		}
-		delete(s.pairs, p.hash)
+		if p.until > s.clock && !full {
+			p.seen = p.until
+			s.queue = append(s.queue, p)
+			continue
+		}
+		s.forget(p)
+		n := uint64(len(p.facts))
 		s.held -= len(p.facts)
-		if n := uint64(len(p.facts)); n > 0 && s.held+len(p.facts) > room {
+		if full {
 			t.sum.FactsDropped += n
 			s.miss(p.facts[0].Time, p.facts[n-1].Time)
 		} else if _, ok := t.gone.find(p.hash); !ok {
 			t.sum.FactsUnjoined += n
 		}
+	}
+}
+
+// forget takes p out of the table.
+func (s *factStore) forget(p *pairFacts) {
+	if s.pairs[p.hash] == p {
+		delete(s.pairs, p.hash)
 	}
 }

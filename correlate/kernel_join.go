@@ -99,7 +99,9 @@ func (t *Tracker) joinFacts(c *conn, f *facts) {
 		_, end2 := p.life(&c.ep[1], c, f.slack)
 		end = min(end, end2)
 		p.facts = slices.DeleteFunc(p.facts, func(x capture.SocketFact) bool { return x.Time < end })
-		s.held -= before - len(p.facts)
+		if s.held -= before - len(p.facts); len(p.facts) == 0 {
+			s.forget(p)
+		}
 	}
 }
 

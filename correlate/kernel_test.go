@@ -195,3 +195,29 @@ func TestFactsCostNoPackets(t *testing.T) {
 		t.Errorf("%v allocations per exchange", n)
 	}
 }
+
+// What was joined leaves nothing behind, however many connections there are at once
+// with one that lasts.
+func TestJoinedFactsLeaveNothing(t *testing.T) {
+	tr := New(Config{Brief: true}, func(*Finding) {})
+	w := newWire()
+	k := newTalk(tr, w, 1)
+	k.handshake()
+	tr.Fact(k.said(srv, capture.Opened, "", 0))
+	for n := range 3 * maxFacts {
+		k.begin(n + 2)
+		k.handshake()
+		k.exchange(get, ok)
+		tr.Fact(k.said(srv, capture.Closed, "", 0))
+		k.bye()
+		w.now -= capture.Time(5 * time.Millisecond) // many in ten seconds
+	}
+	w.now = w.now.Add(200 * time.Millisecond)
+	tr.Tick(w.now)
+	if s := &tr.facts; len(s.pairs) > 1 || s.held > 1 || len(s.queue)-s.next > 2*maxFacts {
+		t.Errorf("%d pairs, %d facts, %d in line", len(s.pairs), s.held, len(s.queue)-s.next)
+	}
+	if n := tr.Summary().FactsDropped; n != 0 {
+		t.Errorf("%d were dropped", n)
+	}
+}

@@ -255,6 +255,23 @@ func readRequest(f *facts) *ruling {
 	return x
 }
 
+// abortedFromOutside: the server's socket was aborted by somebody else than the
+// program that has it, as with ss -K: tcp_abort sends the reset while the state is
+// still the old one. It was no close of an idle connection; and what the socket had
+// received, the program may still have read.
+func abortedFromOutside(f *facts) *ruling {
+	k := f.kernelOf(Server)
+	if k == nil || f.K.kind != ActiveReset || f.K.ack <= f.q.start || f.q.resp.began || !f.silent() || f.first == Client {
+		return nil
+	}
+	if e := k.aborted(); e == nil || e.reason != tcpState || e.state == "" || e.state == "CLOSE" || e.state == "FIN_WAIT2" {
+		return nil
+	}
+	x := &ruling{verdict: AbortBeforeResponse, confidence: Strong, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
+	x.noteHad(f)
+	return x
+}
+
 // refusedByKernel: the request was refused, no close was captured, and the server's
 // kernel says whether there had been one. See staleConnection, which has only the
 // packets.
