@@ -332,3 +332,22 @@ func FuzzProc(f *testing.F) {
 		beganIn(text)
 	})
 }
+
+// TestIDIn holds how engines name control groups.
+func TestIDIn(t *testing.T) {
+	for groups, want := range map[string]string{
+		"0::/system.slice/docker-" + id("a") + ".scope\n":                                 id("a"),
+		"0::/machine.slice/libpod-" + id("b") + ".scope/container\n":                      id("b"),
+		"0::/machine.slice/libpod-conmon-" + id("b") + ".scope\n":                         "",
+		"0::/kubepods.slice/kubepods-pod2.slice:cri-containerd:" + id("c") + "\n":         id("c"),
+		"12:pids:/kubepods.slice/pod1.slice/crio-" + id("d") + ".scope\n0::/\n":           id("d"),
+		"9:pids:/docker/" + id("e") + "\n":                                                id("e"),
+		"0::/docker/" + id("e") + "/kubelet.slice/cri-containerd-" + id("f") + ".scope\n": id("f"),
+		"0::/system.slice/nginx.service":                                                  "",
+		"":                                                                                "",
+	} {
+		if got := IDIn(groups); got != want {
+			t.Errorf("%q: %q, want %q", groups, got, want)
+		}
+	}
+}
