@@ -15,6 +15,6 @@ require golang.org/x/crypto v0.58.0
 
 require golang.org/x/net v0.62.0
 
-require github.com/cilium/ebpf v0.22.0 // indirect
+require github.com/cilium/ebpf v0.22.0
 
 tool github.com/cilium/ebpf/cmd/bpf2go

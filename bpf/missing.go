@@ -1,0 +1,145 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// A MissingError says what eBPF needs and this system lacks.
+type MissingError struct {
+	What string // in one sentence, without its end
+	Err  error  // what the kernel said, if it was asked
+}
+
+// Error implements error.
+func (e *MissingError) Error() string { return "eBPF cannot be used: " + e.What }
+
+// Unwrap returns what the kernel said.
+func (e *MissingError) Unwrap() error { return e.Err }
+
+// kernelTypes reads the running kernel's description of its types.
+func kernelTypes(file string) (*btf.Spec, error) {
+	f, err := os.Open(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &MissingError{"this kernel has no BTF: there is no " + file + ", which kernels have that are built with CONFIG_DEBUG_INFO_BTF", err}
+	case err != nil:
+		return nil, &MissingError{fmt.Sprintf("the kernel's BTF cannot be read: %v", err), err}
+	}
+	defer f.Close()
+	types, err := btf.LoadSpecFromReader(f)
+	if err != nil {
+		return nil, &MissingError{fmt.Sprintf("the kernel's BTF in %s cannot be understood: %v", file, err), err}
+	}
+	return types, nil
+}
+
+// Explain says what is missing, after err came from loading or attaching programs:
+// it returns a [MissingError] where that can be told, else err. The reasons are
+// looked for only then: no test for single features tells whether the programs that
+// are needed can be loaded.
+func Explain(err error) error {
+	var known *MissingError
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	what := lacking(err, readSystem())
+	if what == "" {
+		return fmt.Errorf("eBPF cannot be used: %w", err)
+	}
+	return &MissingError{what, err}
+}
+
+// errMemlock means that the limit of locked memory could not be raised.
+var errMemlock = errors.New("RLIMIT_MEMLOCK could not be raised")
+
+// A system is what decides what a process may do with eBPF.
+type system struct {
+	capabilities uint64 // effective ones of this thread
+	ownUsers     bool   // in a namespace of users that is not the first
+	seccomp      bool   // system calls are filtered
+	lockdown     string // "none", "integrity" or "confidentiality"; "" if not known
+	ring         error  // whether there are ring buffers
+}
+
+// readSystem looks at the running one.
+func readSystem() (s system) {
+	status, _ := os.ReadFile("/proc/thread-self/status")
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		switch value = strings.TrimSpace(value); name {
+		case "CapEff":
+			fmt.Sscanf(value, "%x", &s.capabilities)
+		case "Seccomp":
+			s.seccomp = value != "0"
+		}
+	}
+	// user_namespaces(7): the first maps all numbers to themselves.
+	users, err := os.ReadFile("/proc/self/uid_map")
+	s.ownUsers = err == nil && !slices.Equal(strings.Fields(string(users)), []string{"0", "0", "4294967295"})
+	s.lockdown = lockdownIn("/sys/kernel/security/lockdown")
+	s.ring = features.HaveMapType(ebpf.RingBuf)
+	return s
+}
+
+// lockdownIn returns the mode that is in brackets: kernel_lockdown(7).
+func lockdownIn(file string) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	_, mode, _ := strings.Cut(string(text), "[")
+	mode, _, _ = strings.Cut(mode, "]")
+	return mode
+}
+
+// lacking says what the cause of an error is, "" if it cannot be told.
+func lacking(err error, s system) string {
+	has := func(n int) bool { return s.capabilities>>n&1 != 0 }
+	refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.Is(err, unix.ENOSYS):
+		return "this kernel has no bpf system call (CONFIG_BPF_SYSCALL)"
+	case !has(unix.CAP_SYS_ADMIN) && refused && !(has(unix.CAP_BPF) && has(unix.CAP_PERFMON)):
+		// Linux 5.8 took both from CAP_SYS_ADMIN, which still stands for them.
+		var missing []string
+		for _, c := range []struct {
+			n    int
+			name string
+		}{{unix.CAP_BPF, "CAP_BPF"}, {unix.CAP_PERFMON, "CAP_PERFMON"}} {
+			if !has(c.n) {
+				missing = append(missing, c.name)
+			}
+		}
+		return "this process lacks " + strings.Join(missing, " and ") + ", or CAP_SYS_ADMIN in their place"
+	case s.ownUsers && refused:
+		return "this process is in a user namespace of its own, where its capabilities do not count for it"
+	case s.lockdown == "confidentiality":
+		return "the kernel is locked down for confidentiality (/sys/kernel/security/lockdown), so no program may read its memory"
+	case errors.Is(s.ring, ebpf.ErrNotSupported):
+		return "this kernel has no BPF ring buffer, which came with Linux 5.8"
+	case errors.Is(err, errMemlock):
+		return "this process may lock too little memory (ulimit -l), which kernels before 5.11 count for eBPF, and may not raise it"
+	case refused && s.seccomp:
+		return "a filter of system calls (seccomp) refuses bpf, as container engines set it"
+	case refused && !errors.As(err, &verifier):
+		return "the kernel refuses it, though this process has the capabilities: a security module or a container's rules may"
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Sprintf("this kernel cannot do what the programs need: %v", err)
+	case errors.As(err, &verifier):
+		return fmt.Sprintf("this kernel's verifier does not accept the programs: %v", err)
+	}
+	return ""
+}
