@@ -38,6 +38,7 @@ INLINE void socket_connection(struct connection *c, const struct sock *sk)
 	c->netns = sk->__sk_common.skc_net.net->ns.inum;
 }
 
+enum { SYN = 0x02, ACK = 0x10 };
 struct tcp_header {
 	u16 source, dest;
 	u32 seq, ack;
@@ -89,8 +90,10 @@ INLINE struct cgroup *socket_cgroup(const struct sock *sk)
 		return NULL;
 	if (has_cgroup_pointer)
 		return sk->sk_cgrp_data.cgroup;
+	struct sock_cgroup_data___word *data = (void *)&sk->sk_cgrp_data;
 	u64 word = 0;
-	READ(word, ((struct sock_cgroup_data___word *)&sk->sk_cgrp_data)->val);
+	if (core_field_exists(data->val))
+		READ(word, data->val);
 	return word & 3 ? NULL : (void *)(unsigned long)word; /* bits: sock_cgroup_ptr */
 }
 
@@ -156,8 +159,11 @@ INLINE int being_closed(const struct sock *sk)
  * that the socket is just entering, or 0. */
 INLINE int owner_of(struct owner *o, const struct sock *sk, const struct connection *c, u8 new_state)
 {
+	u8 state = sk->__sk_common.skc_state;
+
 	o->cgroup = cgroup_id(socket_cgroup(sk));
-	struct owner *closer = bpf_map_lookup_elem(&closers, c);
+	/* Before it is established, what is known is of an earlier connection. */
+	struct owner *closer = state == SYN_SENT || state == SYN_RECV ? NULL : bpf_map_lookup_elem(&closers, c);
 	if (closer) {
 		*o = *closer;
 		return 0;
@@ -275,7 +281,7 @@ INLINE int unread_of(const struct sock *sk, u32 *unread, u32 *rcv_nxt)
 	READ(*rcv_nxt, ((struct tcp_sock *)sk)->rcv_nxt);
 	READ(copied, ((struct tcp_sock *)sk)->copied_seq);
 	*unread = *rcv_nxt - copied;
-	if (*unread && sk->__sk_common.skc_flags >> __builtin_preserve_enum_value(*(enum sock_flags *)SOCK_DONE, 1) & 1)
+	if (*unread && sk->__sk_common.skc_flags >> enumerator(sock_flags, SOCK_DONE) & 1)
 		--*unread;
 	return 1;
 }
@@ -354,7 +360,7 @@ INLINE void segment(struct record *r, const struct sk_buff *skb, const struct tc
 	u32 len = skb->len;
 
 	r->seq = ntohl(tcp->seq);
-	r->ack = tcp->flags & 0x10 ? ntohl(tcp->ack) : 0;
+	r->ack = tcp->flags & ACK ? ntohl(tcp->ack) : 0;
 	r->flags |= SEGMENT;
 	if (offset >= len)
 		return;
@@ -408,8 +414,11 @@ int send_reset(u64 *ctx)
 	if (full) {
 		pending = owner_of(&o, sk, &c, 0);
 	} else {
-		/* The connection is gone, or all but gone: what is known is who closed it. */
-		struct owner *closer = bpf_map_lookup_elem(&closers, &c);
+		/* The connection is gone, or all but gone: what is known is who closed it.
+		 * But not if the segment is of a new one, which the listener answers for
+		 * other reasons, or which begins with it. */
+		int gone = !(tcp.flags & SYN) && (state != LISTEN || (has_reason && reason == enumerator(sk_rst_reason, SK_RST_REASON_TCP_FLAGS)));
+		struct owner *closer = gone ? bpf_map_lookup_elem(&closers, &c) : NULL;
 		if (closer)
 			o = *closer;
 		else if (state == LISTEN)

@@ -222,6 +222,7 @@ func (f *Facts) Read(wait time.Duration, emit func(*capture.SocketFact)) error {
 		} else if err != nil {
 			return err
 		}
+		f.ring.SetDeadline(time.Unix(1, 0)) // what is there, and no waiting for more
 		if err := f.take(f.record.RawSample, emit); err != nil {
 			return err
 		}

@@ -127,7 +127,10 @@ struct task_struct {
 	struct pid *thread_pid;
 	char comm[16];
 } CORE;
+/* Their numbers are the running kernel's: enumerator() asks for them. */
 enum sock_flags { SOCK_DONE = 1 };
+enum sk_rst_reason { SK_RST_REASON_TCP_FLAGS = 6 };
+#define enumerator(type, name) __builtin_preserve_enum_value(*(enum type *)name, 1)
 
 struct bpf_dynptr {
 	u64 opaque[2];

@@ -1,0 +1,169 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// TestMissingTypes is of kernels without BTF, and with something else in its place.
+func TestMissingTypes(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "vmlinux")
+	_, err := kernelTypes(name)
+	if want := "eBPF cannot be used: this kernel has no BTF: there is no " + name + ", which kernels have that are built with CONFIG_DEBUG_INFO_BTF"; err == nil || err.Error() != want || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if err := os.WriteFile(name, []byte("nonsense"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var missing *MissingError
+	if _, err := kernelTypes(name); !errors.As(err, &missing) || !strings.Contains(err.Error(), "cannot be understood") {
+		t.Error(err)
+	}
+}
+
+// TestLacking holds what is named for each system that cannot be had here.
+func TestLacking(t *testing.T) {
+	all := ^uint64(0)
+	only := func(capabilities ...int) (set uint64) {
+		for _, c := range capabilities {
+			set |= 1 << c
+		}
+		return set
+	}
+	refused := fmt.Errorf("load programs: %w", unix.EPERM)
+	verifier := fmt.Errorf("load programs: %w", &ebpf.VerifierError{Cause: unix.EINVAL, Log: []string{"unknown func bpf_probe_read_kernel#113"}})
+	for _, c := range []struct {
+		name string
+		err  error
+		s    system
+		want string
+	}{
+		{"capabilities", refused, system{}, "lacks CAP_BPF and CAP_PERFMON, or"},
+		{"CAP_PERFMON", refused, system{capabilities: only(unix.CAP_BPF)}, "lacks CAP_PERFMON, or"},
+		{"CAP_BPF", refused, system{capabilities: only(unix.CAP_PERFMON)}, "lacks CAP_BPF, or"},
+		{"user namespace", refused, system{capabilities: all, ownUsers: true}, "user namespace"},
+		{"lockdown", verifier, system{capabilities: all, lockdown: "confidentiality"}, "locked down for confidentiality"},
+		{"lockdown that lets it", refused, system{capabilities: all, lockdown: "integrity"}, "security module"},
+		{"old kernel", ebpf.ErrNotSupported, system{capabilities: all, ring: ebpf.ErrNotSupported}, "no BPF ring buffer, which came with Linux 5.8"},
+		{"locked memory", fmt.Errorf("%w: %w", errMemlock, unix.EPERM), system{capabilities: only(unix.CAP_BPF, unix.CAP_PERFMON)}, "ulimit -l"},
+		{"seccomp", refused, system{capabilities: all, seccomp: true}, "seccomp"},
+		{"no bpf", unix.ENOSYS, system{capabilities: all}, "CONFIG_BPF_SYSCALL"},
+		{"verifier", verifier, system{capabilities: all}, "verifier does not accept"},
+		{"something else", unix.EIO, system{capabilities: all}, ""},
+	} {
+		got := lacking(c.err, c.s)
+		if c.want == "" && got != "" || !strings.Contains(got, c.want) || strings.ContainsAny(got, "\n") {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	if err := Explain(nil); err != nil {
+		t.Error(err)
+	}
+	if err := Explain(unix.EIO); !errors.Is(err, unix.EIO) {
+		t.Error(err)
+	}
+}
+
+// TestLockdownIn reads what the kernel says of itself.
+func TestLockdownIn(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lockdown")
+	if got := lockdownIn(name); got != "" {
+		t.Error(got)
+	}
+	for text, want := range map[string]string{"[none] integrity confidentiality\n": "none", "none integrity [confidentiality]\n": "confidentiality", "x": ""} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := lockdownIn(name); got != want {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+// TestPrivileges opens facts in processes that lack something.
+func TestPrivileges(t *testing.T) {
+	needRoot(t)
+	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
+	for _, c := range []struct {
+		name, order string
+		attr        *syscall.SysProcAttr
+		want        string // "" for no error
+	}{
+		{"root", "", nil, ""},
+		{"nobody", "", &syscall.SysProcAttr{Credential: nobody}, "eBPF cannot be used: this process lacks CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN in their place"},
+		{"CAP_BPF alone", "", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: []uintptr{unix.CAP_BPF}}, "eBPF cannot be used: this process lacks CAP_PERFMON, or CAP_SYS_ADMIN in their place"},
+		{"both", "", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}}, ""},
+		{"user namespace", "", &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: []syscall.SysProcIDMap{{Size: 1}}, GidMappings: []syscall.SysProcIDMap{{Size: 1}}}, "eBPF cannot be used: this process is in a user namespace of its own, where its capabilities do not count for it"},
+		{"seccomp", "seccomp", nil, "eBPF cannot be used: a filter of system calls (seccomp) refuses bpf, as container engines set it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe", "-test.run=^TestOpen$")
+			cmd.Env = append(os.Environ(), "WHYRESET_OPEN=open "+c.order)
+			cmd.SysProcAttr = c.attr
+			// The test's own file may be where others cannot go.
+			exe, err := os.Open("/proc/self/exe")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer exe.Close()
+			cmd.ExtraFiles, cmd.Path = []*os.File{exe}, "/proc/self/fd/3"
+			out, err := cmd.CombinedOutput()
+			if got := strings.TrimSpace(string(out)); err != nil || got != c.want {
+				t.Errorf("%v: %q, want %q", err, got, c.want)
+			}
+		})
+	}
+}
+
+// TestOpen is what those processes run; it tests nothing.
+func TestOpen(t *testing.T) {
+	order, ok := strings.CutPrefix(os.Getenv("WHYRESET_OPEN"), "open ")
+	if !ok {
+		return
+	}
+	runtime.LockOSThread()
+	if order == "seccomp" {
+		if err := refuseBPF(); err != nil {
+			fmt.Println(err)
+		}
+	}
+	f, err := OpenFacts(FactsConfig{})
+	if err != nil {
+		fmt.Println(err)
+	} else {
+		f.Close()
+	}
+	os.Exit(0)
+}
+
+// refuseBPF has the thread's calls of bpf refused, as container engines do.
+func refuseBPF() error {
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the call's number
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+		return fmt.Errorf("seccomp: %w", err)
+	}
+	return nil
+}
