@@ -488,7 +488,8 @@ int set_state(u64 *ctx)
 		/* Whoever closed an earlier connection between the same ports has nothing
 		 * to do with this one. */
 		socket_connection(&c, sk);
-		bpf_map_delete_elem(&closers, &c);
+		if (bpf_map_lookup_elem(&closers, &c)) /* looking takes no lock */
+			bpf_map_delete_elem(&closers, &c);
 		return 0;
 	}
 	if (before == LISTEN) {
@@ -509,20 +510,24 @@ int set_state(u64 *ctx)
 	socket_connection(&c, sk);
 	if (!of_interest(&c, set))
 		return 0;
-	int pending = owner_of(&o, sk, &c, after);
-	if (o.pid)
-		bpf_map_update_elem(&closers, &c, &o, ANY);
-	if (!want_closes) {
-		/* A close after everything had been read is nothing to tell of, and where
-		 * a reset is sent or was received, that is told of itself. */
+	/* A close after everything had been read is nothing to tell of, and where a reset
+	 * is sent or was received, that is told of itself. */
+	int tell = want_closes;
+	if (!tell) {
 		u32 unread = 0, rcv_nxt = 0;
 		int error = sk->sk_err;
 
-		if (!unread_of(sk, &unread, &rcv_nxt) || !unread)
-			return 0;
-		if (after == CLOSE && (!error || error == ECONNRESET || error == EPIPE || error == ECONNABORTED || error == ECONNREFUSED))
-			return 0;
+		tell = unread_of(sk, &unread, &rcv_nxt) && unread &&
+		       !(after == CLOSE && (!error || error == ECONNRESET || error == EPIPE || error == ECONNABORTED || error == ECONNREFUSED));
 	}
+	/* Who has sent a FIN before sends no request after it. */
+	if (!tell && after == LAST_ACK)
+		return 0;
+	int pending = owner_of(&o, sk, &c, after);
+	if (o.pid && after != LAST_ACK)
+		bpf_map_update_elem(&closers, &c, &o, ANY);
+	if (!tell)
+		return 0;
 	if (!of_owner(&o, sk, set))
 		return 0;
 	struct record *r = begin(CLOSED, &c, &o);
@@ -549,9 +554,11 @@ int destroy_sock(u64 *ctx)
 	if (!sk->sk_lock.owned) /* by a soft interrupt, after close() */
 		return 0;
 	u64 task = bpf_get_current_pid_tgid();
-	bpf_map_delete_elem(&stopping, &task);
-	if (bpf_map_delete_elem(&pending_sockets, &key))
+	if (bpf_map_lookup_elem(&stopping, &task))
+		bpf_map_delete_elem(&stopping, &task);
+	if (!bpf_map_lookup_elem(&pending_sockets, &key))
 		return 0;
+	bpf_map_delete_elem(&pending_sockets, &key);
 	socket_connection(&c, sk);
 	if (!current_owner(&o))
 		return 0;
