@@ -22,7 +22,7 @@ func WriteDocs(w io.Writer) error {
 			}
 		}
 	}
-	b.WriteString("- [Confidence](#confidence), [retry](#retry), [modifiers](#modifiers), [timers](#timers)\n\n" +
+	b.WriteString("- [Confidence](#confidence), [retry](#retry), [modifiers](#modifiers), [timers](#timers), [reasons](#reasons)\n\n" +
 		"“It” is the request. “Clients” includes proxies and load balancers towards the servers behind them.\n")
 	seen := map[string]correlate.Verdict{}
 	for _, family := range all {
@@ -56,6 +56,11 @@ func WriteDocs(w io.Writer) error {
 		for _, k := range t.limits {
 			b.WriteString("| " + cell(k.product) + " | " + k.values() + " | " + code(k.setting) + " | " + cell(k.shows()) + " | " + cell(k.note) + " |\n")
 		}
+	}
+
+	b.WriteString("\n## Reasons\n\n" + reasonsAbout + "\n\n| | it | what happened | for a request | retry |\n| --- | --- | --- | --- | --- |\n")
+	for _, r := range kernelReasons {
+		b.WriteString("| `" + r.Name + "` | " + cell(strings.ReplaceAll(r.Title, "{unread}", "data")) + " | " + cell(r.Meaning) + " | " + cell(r.Request) + " | " + cell(r.Retry) + " |\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

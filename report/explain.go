@@ -57,6 +57,7 @@ func ExplainAll(w io.Writer, families ...string) error {
 			b.WriteString("  " + line + "\n")
 		}
 		b.WriteString("\ntimers: the idle timeouts that products are known to have\n")
+		b.WriteString("reasons: why the kernel sent a reset, as --ebpf tells\n")
 	}
 	b.WriteString("\n“it” is the request. whyreset explain WORD says all about one.\n")
 	_, err := io.WriteString(w, b.String())
@@ -173,8 +174,9 @@ func Similar(name string) []string {
 	}
 	var guesses []guess
 	for _, id := range known {
-		cost := distance(name, id)
-		if len(name) >= 3 && strings.Contains(id, name) {
+		like := strings.ToLower(strings.ReplaceAll(id, "_", "-")) // the kernel's words are in capitals
+		cost := distance(name, like)
+		if len(name) >= 3 && strings.Contains(like, name) {
 			cost = min(cost, 1)
 		}
 		if cost <= 1+len(name)/4 {

@@ -14,18 +14,23 @@ import (
 const timersWord = "timers"
 
 // ExplainWord writes what a word other than a verdict or a family means: a
-// modifier of a finding, or "timers". It reports false if there is no such word.
+// modifier of a finding, "timers", a kernel's reason, or "reasons". It reports false if there is no such word.
 func ExplainWord(w io.Writer, word string) (bool, error) {
 	var b strings.Builder
 	switch words, ok := modifierWords[word]; {
 	case word == timersWord:
 		explainTimers(&b)
+	case word == reasonsWord:
+		explainReasons(&b)
 	case ok:
 		b.WriteString(word + " (modifier of a verdict)\n")
 		section(&b, "What it says", words.Meaning)
 		section(&b, "Rule", words.Rule)
 		section(&b, "What follows", words.Consequence)
 	default:
+		if r, known := WordsOfReason(word); known {
+			return true, explainReason(w, &r)
+		}
 		return false, nil
 	}
 	_, err := io.WriteString(w, b.String())
@@ -100,4 +105,10 @@ func (k *idleLimit) shows() string {
 }
 
 // words are all that explain knows beside verdicts.
-func words() []string { return append(append(correlate.Families(), modifiers()...), timersWord) }
+func words() []string {
+	all := append(append(correlate.Families(), modifiers()...), timersWord, reasonsWord)
+	for _, r := range kernelReasons {
+		all = append(all, r.Name)
+	}
+	return all
+}
