@@ -6,15 +6,15 @@ import (
 	"testing"
 )
 
-// TestImportDirection holds that data goes one way: report may import correlate, and
-// that capture, as bpf does, whose words capture's are; main wires them, and nothing imports main or, tests
-// excepted, bench.
+// TestImportDirection holds that data goes one way: report may import correlate,
+// that capture; bpf and container speak in capture's terms; main wires them, and
+// nothing imports main or, tests excepted, bench.
 func TestImportDirection(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}} tests: {{join .TestImports " "}} {{join .XTestImports " "}}`, "./...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	rank := map[string]int{"whyreset/capture/container": 1, "whyreset/capture": 2, "whyreset/bpf": 3, "whyreset/correlate": 3, "whyreset/report": 4, "whyreset": 5}
+	rank := map[string]int{"whyreset/capture": 1, "whyreset/capture/container": 2, "whyreset/bpf": 3, "whyreset/correlate": 3, "whyreset/report": 4, "whyreset": 5}
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
 		pkg, bench := fields[0], strings.HasPrefix(fields[0], "whyreset/bench")

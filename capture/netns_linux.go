@@ -174,6 +174,10 @@ func (n *Namespace) Ours() bool {
 // Same reports whether both are the same namespace.
 func (n *Namespace) Same(m *Namespace) bool { return n.id == m.id }
 
+// Inode returns the number that tells the namespace apart from others as long as
+// it exists: that in brackets in what /proc/PID/ns/net links to.
+func (n *Namespace) Inode() uint64 { return n.id.ino }
+
 // Enter calls fn on a thread that is inside the namespace, and returns its error.
 // The thread is thrown away afterwards; the rest of the process stays where it is.
 // Goroutines that fn starts do not run in the namespace.

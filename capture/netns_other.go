@@ -21,6 +21,9 @@ func (*Namespace) Ours() bool { return true }
 // Same returns true.
 func (*Namespace) Same(*Namespace) bool { return true }
 
+// Inode returns 0.
+func (*Namespace) Inode() uint64 { return 0 }
+
 // Enter calls fn.
 func (*Namespace) Enter(fn func() error) error { return fn() }
 

@@ -143,8 +143,9 @@ func (h *Host) sources() (all []source) {
 // An engine is the socket of one that speaks Docker's API.
 type engine string
 
-// get asks for a path and decodes the answer. It returns the engine's name.
-func (e engine) get(ctx context.Context, path string, answer any) (name string, err error) {
+// open asks for a path. It returns the engine's name, and an answer whose body is
+// to be closed.
+func (e engine) open(ctx context.Context, path string) (name string, _ *http.Response, err error) {
 	// No proxy, no redirect, and no connection left behind.
 	client := &http.Client{
 		Transport: &http.Transport{
@@ -158,7 +159,7 @@ func (e engine) get(ctx context.Context, path string, answer any) (name string, 
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, nil)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -171,13 +172,22 @@ func (e engine) get(ctx context.Context, path string, answer any) (name string, 
 		if s, ok := err.(*os.SyscallError); ok {
 			err = s.Err
 		}
-		return "", err
+		return "", nil, err
 	}
-	defer resp.Body.Close()
 	name = "docker"
 	if strings.HasPrefix(resp.Header.Get("Server"), "Libpod/") {
 		name = "podman"
 	}
+	return name, resp, nil
+}
+
+// get asks for a path and decodes the answer. It returns the engine's name.
+func (e engine) get(ctx context.Context, path string, answer any) (name string, err error) {
+	name, resp, err := e.open(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return name, fmt.Errorf("it answers %s", resp.Status)
 	}

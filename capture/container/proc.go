@@ -63,6 +63,19 @@ func rootsIn(text string) (roots []string) {
 	return roots
 }
 
+// mountedID returns the id of the container whose files a process has mounted as
+// their root, "" if there is none.
+func (h *Host) mountedID(pid int) string {
+	for _, root := range h.mounted(pid) {
+		for part := range strings.SplitSeq(root, "/") {
+			if isID(part) && strings.Contains(root, "containers/") {
+				return part
+			}
+		}
+	}
+	return ""
+}
+
 // process returns the beginning of a file about a process, "" if there is none.
 func (h *Host) process(pid int, name string, limit int64) string {
 	f, err := os.Open(fmt.Sprintf("%s/%d/%s", h.Proc, pid, name))
@@ -77,20 +90,9 @@ func (h *Host) process(pid int, name string, limit int64) string {
 // grouped returns what looks like containers in the control groups of all
 // processes, and if there is nothing, in what they have mounted.
 func (h *Host) grouped(ctx context.Context) ([]*Container, error) {
-	dir, err := os.Open(h.Proc)
+	pids, err := h.processes()
 	if err != nil {
 		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
-			pids = append(pids, pid)
-		}
 	}
 	found := map[string]*Container{}
 	began := map[string]uint64{}
@@ -114,12 +116,8 @@ func (h *Host) grouped(ctx context.Context) ([]*Container, error) {
 			}
 		},
 		func(pid int) {
-			for _, root := range h.mounted(pid) {
-				for part := range strings.SplitSeq(root, "/") {
-					if isID(part) && strings.Contains(root, "containers/") {
-						note(pid, part)
-					}
-				}
+			if id := h.mountedID(pid); id != "" {
+				note(pid, id)
 			}
 		},
 	} {
@@ -139,6 +137,26 @@ func (h *Host) grouped(ctx context.Context) ([]*Container, error) {
 	}
 	slices.SortFunc(all, func(a, b *Container) int { return strings.Compare(a.ID, b.ID) })
 	return all, nil
+}
+
+// processes returns the numbers of all processes, in their order.
+func (h *Host) processes() (pids []int, err error) {
+	dir, err := os.Open(h.Proc)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids, nil
 }
 
 // began returns when a process began, in ticks since the system did: the 22nd
