@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	addr := fs.String("addr", "127.0.0.1:9000", "listen on, and connect to, this `address`")
 	only := fs.String("only", "", "be only the `server`, or only the client")
 	idle := fs.Duration("idle-timeout", 300*time.Millisecond, "the server's IdleTimeout")
+	unread := fs.Bool("unread", false, "have the server close each connection with its request unread")
 	mode := fs.String("mode", string(trial.Faulty), fmt.Sprint("the client's transport: one of ", trial.Modes()))
 	method := fs.String("method", "POST", "POST, which net/http does not retry, or GET, which it does")
 	n := fs.Int("n", 100, "requests per client")
@@ -77,8 +78,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		if err != nil {
 			return err
 		}
-		srv := trial.Serve(ln, *idle, log)
-		defer srv.Close()
+		if *unread {
+			defer ln.Close()
+			go hangUp(ln)
+		} else {
+			srv := trial.Serve(ln, *idle, log)
+			defer srv.Close()
+		}
 		if *only == "server" {
 			<-ctx.Done()
 			return log.Err()
@@ -118,4 +124,16 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		}
 	}
 	return log.Err()
+}
+
+// hangUp closes each connection when its request has come, without reading it: the
+// kernel then resets.
+func hangUp(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		time.AfterFunc(50*time.Millisecond, func() { c.Close() })
+	}
 }
