@@ -29,14 +29,14 @@ type Event struct {
 // up to three facts: that the socket was closed, that a reset was sent, and, where
 // it ended the socket itself, that one was received.
 type Events struct {
-	waiting []*Event // in the order in which they came
+	facts []*Event // one for each fact, in the order in which they came
 }
 
-// Settle is how long an event waits for what belongs to it. The kernel does all of
-// it in one call; what comes between is an interrupt at most.
-const Settle = 50 * time.Millisecond
+// settle is how far apart the facts of one event may be. The kernel does all of it
+// in one call; what comes between is an interrupt at most.
+const settle = 50 * time.Millisecond
 
-// Add takes a fact in. It keeps no reference to f.
+// Add takes a fact in, which may come in any order. It keeps no reference to f.
 func (e *Events) Add(f *capture.SocketFact) {
 	switch f.Kind {
 	case capture.ResetSent, capture.ResetReceived:
@@ -47,22 +47,44 @@ func (e *Events) Add(f *capture.SocketFact) {
 	default:
 		return
 	}
-	for i := len(e.waiting) - 1; i >= 0 && i >= len(e.waiting)-maxJoin; i-- {
-		was := e.waiting[i]
-		if was.Local != f.Local || was.Remote != f.Remote || was.Where != f.Where {
-			continue
-		}
-		if f.Time.Sub(was.Time).Abs() < Settle && was.join(f) {
-			return
-		}
-		break // the next fact belongs to a later event
-	}
-	e.waiting = append(e.waiting, newEvent(f))
+	e.facts = append(e.facts, newEvent(f))
 }
 
-// maxJoin bounds how many events of others may lie between two facts of one
-// socket: as many as there are processors that tell at once.
-const maxJoin = 256
+// A socketKey tells sockets apart, as far as facts do.
+type socketKey struct {
+	local, remote capture.Endpoint
+	where         uint64
+}
+
+// Take returns the events from before until, in the order of their times, each
+// once. All facts from before must have been added.
+func (e *Events) Take(until capture.Time) []*Event {
+	slices.SortStableFunc(e.facts, func(a, b *Event) int { return cmp.Compare(a.Time, b.Time) })
+	var ready []*Event
+	rest := e.facts[:0]
+	last := map[socketKey]*Event{}
+	for _, f := range e.facts {
+		key := socketKey{f.Local, f.Remote, f.Where}
+		was := last[key]
+		switch {
+		case was != nil && f.Time.Sub(was.Time) < settle && was.join(&f.SocketFact):
+		case f.Time < until:
+			last[key] = f
+			ready = append(ready, f)
+		default:
+			delete(last, key) // the next fact belongs to a later event
+			rest = append(rest, f)
+		}
+	}
+	clear(e.facts[len(rest):])
+	e.facts = rest
+	for _, w := range ready {
+		w.judge()
+	}
+	// A reset has the time at which it was sent, which is after the close.
+	slices.SortStableFunc(ready, func(a, b *Event) int { return cmp.Compare(a.Time, b.Time) })
+	return ready
+}
 
 func newEvent(f *capture.SocketFact) *Event {
 	e := &Event{SocketFact: *f}
@@ -115,25 +137,6 @@ func (e *Event) complete(f *capture.SocketFact) {
 	if e.State == "" || e.State == "CLOSE" {
 		e.State = f.State
 	}
-}
-
-// Take returns the events from before until, in the order of their times, each
-// once.
-func (e *Events) Take(until capture.Time) []*Event {
-	var ready []*Event
-	rest := e.waiting[:0]
-	for _, w := range e.waiting {
-		if w.Time < until {
-			w.judge()
-			ready = append(ready, w)
-		} else {
-			rest = append(rest, w)
-		}
-	}
-	clear(e.waiting[len(rest):])
-	e.waiting = rest
-	slices.SortStableFunc(ready, func(a, b *Event) int { return cmp.Compare(a.Time, b.Time) })
-	return ready
 }
 
 // judge says what the event alone shows of a request.

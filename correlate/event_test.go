@@ -3,6 +3,7 @@ package correlate
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -48,7 +49,7 @@ func TestEvents(t *testing.T) {
 			[]string{"closed ESTABLISHED 30 pid 7", "reset-sent TCP_ABORT_ON_CLOSE CLOSE 30 GET safe server"}},
 		"another namespace": {[]capture.SocketFact{closed(0, "ESTABLISHED", "CLOSE", 30), elsewhere},
 			[]string{"closed ESTABLISHED 30 pid 7", "reset-sent TCP_ABORT_ON_CLOSE CLOSE 30 GET safe server"}},
-		"much later": {[]capture.SocketFact{closed(-Settle, "ESTABLISHED", "CLOSE", 30), abort},
+		"much later": {[]capture.SocketFact{closed(-settle, "ESTABLISHED", "CLOSE", 30), abort},
 			[]string{"closed ESTABLISHED 30 pid 7", "reset-sent TCP_ABORT_ON_CLOSE CLOSE 30 GET safe server"}},
 		// The owner of a socket that was reset reads what is there before the error.
 		"reset by the other end": {[]capture.SocketFact{fact(0, capture.ResetReceived, capture.SocketFact{State: "ESTABLISHED", Head: get}), closed(3000, "ESTABLISHED", "CLOSE", 30)},
@@ -62,12 +63,12 @@ func TestEvents(t *testing.T) {
 		"linger 0 after the request is read": {[]capture.SocketFact{with(abort, func(f *capture.SocketFact) { f.Reason, f.Unread, f.Head = "TCP_STATE", 0, nil })}, []string{"reset-sent TCP_STATE CLOSE 0"}},
 	} {
 		var events Events
-		for _, f := range test.facts {
+		for _, f := range slices.Backward(test.facts) { // they come in no strict order
 			f.Head = append([]byte(nil), f.Head...)
 			events.Add(&f)
 			clear(f.Head) // it is borrowed
 		}
-		if early := events.Take(at.Add(-Settle)); len(early) > 0 {
+		if early := events.Take(at.Add(-settle)); len(early) > 0 {
 			t.Errorf("%s: %d came early", name, len(early))
 		}
 		var got []string
