@@ -27,6 +27,20 @@ func (h *Host) belongs(pid int, id string) bool {
 	return false
 }
 
+// Group returns the path of a container's control group below the root of the
+// version 2 hierarchy, "" if its process is in none that is its own.
+func (h *Host) Group(c *Container) string {
+	for line := range strings.Lines(h.process(c.PID, "cgroup", 64<<10)) {
+		path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
+		// The process may be below it, where the container has groups of its own.
+		if i := strings.Index(path, c.ID); ok && i >= 0 && c.ID != "" {
+			end, _, _ := strings.Cut(path[i:], "/")
+			return path[:i] + end
+		}
+	}
+	return ""
+}
+
 // groups returns the names on the way to a process's control groups, without
 // ".scope": docker-ID, libpod-ID, crio-ID, cri-containerd-ID, or the id itself
 // (cgroups(7); version 1 and 2). What watches a container is not part of it.

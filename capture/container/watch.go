@@ -103,6 +103,25 @@ func (h *Host) Watch(ctx context.Context) <-chan Change {
 	return changes
 }
 
+// Running returns the containers that Watch would begin with.
+func (h *Host) Running(ctx context.Context) (all []Change) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &watch{
+		host: h, names: h.Names(ctx), looked: map[int]int{}, spaces: map[string]*space{},
+		others: []string{h.space("self"), h.space("1")},
+		tell: func(c Change) bool {
+			all = append(all, c)
+			return true
+		},
+	}
+	w.scan(ctx)
+	for _, s := range w.spaces {
+		s.holder.Close()
+	}
+	return all
+}
+
 // space returns what tells network namespaces apart, "" if the process has ended.
 func (h *Host) space(pid string) string {
 	link, err := os.Readlink(h.Proc + "/" + pid + "/ns/net")
