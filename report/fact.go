@@ -1,7 +1,6 @@
 package report
 
 import (
-	"strconv"
 	"strings"
 	"time"
 
@@ -83,35 +82,12 @@ func eventTitle(e *correlate.Event) string {
 	return title
 }
 
-// ownerText names whose socket it is: "gunicorn (pid 42) in container web".
-func ownerText(p *capture.Process) string {
-	var parts []string
-	if p.Command != "" || p.PID != 0 {
-		name := "process"
-		if p.Command != "" {
-			name = escape(p.Command)
-		}
-		if p.PID != 0 {
-			name += " (pid " + strconv.Itoa(p.PID) + ")"
-		}
-		parts = append(parts, name)
-	}
-	switch where := containerText(p); {
-	case where != "":
-		parts = append(parts, "in container "+where)
-	case p.Cgroup != "" && p.Cgroup != "/":
-		parts = append(parts, "in "+escape(shorten(p.Cgroup, 120)))
-	}
-	return strings.Join(parts, " ")
-}
-
-// containerText returns "web (1a2b3c4d5e6f)", or as much as is known.
+// containerText names a container as well as that is known.
 func containerText(p *capture.Process) string {
-	id := escape(p.Container[:min(len(p.Container), 12)])
-	if p.Name == "" {
-		return id
+	if p.Name != "" {
+		return escape(shorten(p.Name, 64))
 	}
-	return escape(shorten(p.Name, 120)) + " (" + id + ")"
+	return escape(p.Container[:min(len(p.Container), 12)])
 }
 
 // requestText returns "POST /orders", "" if no request shows.
@@ -139,7 +115,7 @@ func (t *FactText) eventLine(e *correlate.Event) string {
 	if r := requestText(e); r != "" {
 		parts = append(parts, "request "+r)
 	}
-	if o := ownerText(&e.Owner); o != "" {
+	if o := processText(&e.Owner); o != "" {
 		parts = append(parts, "by "+o)
 	}
 	if e.HasIdle {
