@@ -18,6 +18,13 @@ type Names struct {
 
 	mu    sync.Mutex
 	names map[string]*called // by id
+	pids  map[int]looked     // by process
+}
+
+// looked is what /proc said of a process.
+type looked struct {
+	groups []string
+	until  time.Time // when it is looked at again: the number may be another's
 }
 
 // A called container is one whose name was asked for, or told.
@@ -30,8 +37,10 @@ const (
 	// askEvery is how long an engine is left alone between two questions. Each of
 	// them is for all containers.
 	askEvery = 250 * time.Millisecond
-	// maxNames bounds the containers that are remembered.
+	// maxNames bounds the containers that are remembered, and the processes.
 	maxNames = 1 << 14
+	// lookedFor is how long what /proc says of a process holds.
+	lookedFor = time.Second
 )
 
 // Names begins to learn names, until ctx is done: of the containers that there
@@ -41,7 +50,7 @@ func (h *Host) Names(ctx context.Context) *Names { return h.follow(ctx, func(*be
 // follow is Names, and tells of each container that an engine starts. What it calls
 // may be called by several goroutines at once.
 func (h *Host) follow(ctx context.Context, tell func(*begun)) *Names {
-	n := &Names{host: h, asking: make(chan struct{}, 1), names: map[string]*called{}}
+	n := &Names{host: h, asking: make(chan struct{}, 1), names: map[string]*called{}, pids: map[int]looked{}}
 	n.asking <- struct{}{}
 	for _, socket := range h.Sockets {
 		go engine(socket).follow(ctx, func(b begun) {
@@ -118,14 +127,14 @@ func (n *Names) get(id string) *called {
 // and the answer is there within the time an engine has, [Timeout]. It blocks for
 // no engine, and reads one file in /proc at most.
 func (n *Names) Fill(p *capture.Process) (sure bool) {
-	if p.Container == "" {
-		p.Container = n.find(p)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if id := n.find(p); id != "" {
+		p.Container = id
 	}
 	if p.Container == "" {
 		return true
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	k := n.get(p.Container)
 	if p.Name == "" {
 		p.Name = k.Name
@@ -143,17 +152,25 @@ func (n *Names) Fill(p *capture.Process) (sure bool) {
 // vain.
 const Timeout = timeout
 
-// find returns the id of the container that p is in, "" if it is in none.
+// find returns the id of the container that p is in, "" if it is in none. It holds
+// the lock.
 func (n *Names) find(p *capture.Process) string {
 	groups := groupsIn("0::" + p.Cgroup + "\n")
-	if len(groups) == 0 && p.PID > 0 { // the root, as under version 1 of control groups
-		groups = n.host.groups(p.PID)
+	// The root, as under version 1 of control groups, says nothing.
+	if len(groups) == 0 && p.Container == "" && p.PID > 0 {
+		l := n.pids[p.PID]
+		if now := time.Now(); now.After(l.until) {
+			if len(n.pids) >= maxNames {
+				clear(n.pids)
+			}
+			l = looked{n.host.groups(p.PID), now.Add(lookedFor)}
+			n.pids[p.PID] = l
+		}
+		groups = l.groups
 	}
 	// Containers may run within containers: the innermost is the process's own, but
 	// its engine may be out of reach.
 	var innermost string
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	for _, group := range slices.Backward(groups) {
 		id := idIn(group)
 		if k := n.names[group]; id == "" && k != nil {

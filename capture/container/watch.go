@@ -203,8 +203,7 @@ func (w *watch) holdOn(s *space, link string, pids []int) bool {
 // identify returns the id of the container that a process is in, "" if it is in
 // none: services and browsers have network namespaces, too.
 func (w *watch) identify(ctx context.Context, pid int) string {
-	p := capture.Process{PID: pid}
-	if id := w.names.find(&p); id != "" {
+	if id := IDIn(w.host.process(pid, "cgroup", 64<<10)); id != "" {
 		return id
 	}
 	if id := w.host.mountedID(pid); id != "" {
