@@ -75,6 +75,17 @@ func (s *Segment) setZone(zone uint16) {
 // network namespace.
 func (e *Endpoint) Loopback() bool { return isLoopback(&e.Addr) }
 
+// Locate gives the endpoints of a fact the zones that segments have which are seen
+// in the place of that name.
+func (z *Zones) Locate(f *SocketFact, place string) {
+	zone := z.Add(place)
+	for _, e := range []*Endpoint{&f.Local, &f.Remote} {
+		if e.Zone = 0; isLoopback(&e.Addr) {
+			e.Zone = zone
+		}
+	}
+}
+
 // isLoopback reports whether a is in 127.0.0.0/8 (RFC 1122, section 3.2.1.3) or is
 // ::1 (RFC 4291, section 2.5.3).
 func isLoopback(a *[16]byte) bool {

@@ -21,6 +21,10 @@ func TestZones(t *testing.T) {
 		if s.Src.Zone != zone || s.Dst.Zone != zone {
 			t.Errorf("%s: %d and %d, want %d", addr, s.Src.Zone, s.Dst.Zone, zone)
 		}
+		f := SocketFact{Local: s.Src, Remote: Endpoint{Addr: s.Dst.Addr, Zone: web}}
+		if a.Locate(&f, "/run/netns/db"); f.Local != s.Src || f.Remote.Zone != zone {
+			t.Errorf("%s: a fact of it is of %d and %d, want %d", addr, f.Local.Zone, f.Remote.Zone, zone)
+		}
 		if name := a.Name(s.Dst); (zone == 0) != (name == "") || name != "" && name != "/run/netns/db" {
 			t.Errorf("%s: %q", addr, name)
 		}
