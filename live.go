@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"whyreset/bpf"
 	"whyreset/capture"
 	"whyreset/report"
 )
@@ -25,8 +24,12 @@ setcap cap_net_raw=ep on the program).
   -i, --interface IFACE     listen on it; again for more; any: all, and new ones
       --container NAME      in its network; NAME may be an id, or how one begins
                             (Docker, Podman, CRI-O, containerd); again for more
+      --all-containers      in the networks of all that run
       --pid PID             in the network of a process; again for more
       --netns NAME|PATH     in this network namespace; again for more
+      --ebpf=facts          no packets: each reset, as the kernel explains it
+      --ebpf=no             packets, and nothing that the kernel adds
+      --cgroup NAME|PATH    with --ebpf=facts, of the sockets of a control group
   -w, --write FILE          also write what is captured to FILE, as pcapng
       --ring FILES,SIZE     to FILE.0001 and so on; the oldest is overwritten
       --duration TIME       end after 90s, 15m, 2h
@@ -35,20 +38,19 @@ setcap cap_net_raw=ep on the program).
       --snap BYTES          capture only so much of each packet
       --user NAME           go on as this user once all is open
 
-  sudo whyreset -i any -p 8080
-  sudo whyreset --container web --container db
-  sudo whyreset -i eth0 -p 80,443 -w /tmp/web --ring 10,100MB -o json
-
+  sudo whyreset --container web -p 8080 -w /tmp/web --ring 10,100MB -o json
 -p, --host, -o, --all, -q and the others work as for files (whyreset --help).
-A finding comes within a second of being certain. Ctrl-C and SIGTERM end with
-the summary, and SIGUSR1 prints it so far to standard error.
+Ctrl-C and SIGTERM end with the summary; SIGUSR1 prints it to standard error.
 `
 
 // live is what the arguments ask of a live capture.
 type live struct {
 	interfaces []string
 	spots      []spot // where; none: here
+	everywhere bool   // in every container
+	ebpf       string // one of ebpfPackets and so on; "": what may be used of it
 	places     []capture.Place
+	spaces     map[uint64]string // the places' names, by the inode numbers of their namespaces
 	write      string
 	files      int   // of a ring; 0: none
 	size       int64 // of each
@@ -57,19 +59,20 @@ type live struct {
 	buffer     int
 	snap       int
 	user       *identity // nil: stay
-	ebpf       string    // one of ebpfPackets and so on; "": what may be used of it
 }
 
 // liveFlags are as given, before they are checked.
 type liveFlags struct {
 	interfaces              []string
 	netns, pids, containers []string
+	cgroups                 []string
+	allContainers           bool
+	ebpf                    string
 	write, ring             string
 	duration                time.Duration
 	count, snap             int
 	buffer                  string
 	user                    string
-	ebpf                    string
 }
 
 // checkLive makes sense of the flags of a live capture.
@@ -78,25 +81,40 @@ func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
 	if err != nil {
 		return err
 	}
-	if len(f.interfaces)+len(spots) == 0 && f.ebpf == "" {
-		for _, name := range []string{"write", "ring", "duration", "count", "buffer", "snap", "user"} {
+	switch alone := f.ebpf == ebpfFacts; {
+	case given("ebpf") && f.ebpf != ebpfPackets && f.ebpf != ebpfFacts && f.ebpf != ebpfNo:
+		return fmt.Errorf("--ebpf: %q is not packets, facts or no", f.ebpf)
+	case len(f.cgroups) > 0 && !alone:
+		return errors.New("--cgroup says whose sockets they are, which packets do not tell: it is for --ebpf=facts")
+	case alone:
+		if err := checkFacts(given); err != nil {
+			return err
+		}
+	case f.ebpf == ebpfPackets:
+		if err := checkRecord(given); err != nil {
+			return err
+		}
+	case len(f.interfaces)+len(spots) == 0 && !f.allContainers:
+		for _, name := range []string{"write", "ring", "duration", "count", "buffer", "snap", "user", "ebpf"} {
 			if given(name) {
 				return fmt.Errorf("--%s is for live captures, with -i or --container", name)
 			}
 		}
 		return nil
 	}
-	c.live = &live{interfaces: f.interfaces, spots: spots, ebpf: f.ebpf, write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
+	c.live = &live{interfaces: f.interfaces, spots: spots, everywhere: f.allContainers, ebpf: f.ebpf, write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
 	l := c.live
 	switch {
 	case len(c.operands) > 0:
-		return fmt.Errorf("-i, --netns, --pid and --container watch live, and %s is a capture: choose one", c.operands[0])
+		return fmt.Errorf("-i, --netns, --pid, --container and --ebpf watch live, and %s is a capture: choose one", c.operands[0])
+	case f.allContainers && len(spots) > 0:
+		return fmt.Errorf("--all-containers is for all of them: leave out --%s", spots[0].kind)
 	case slices.Contains(f.interfaces, ""):
 		return errors.New("--interface: the name is empty")
 	case given("duration") && f.duration <= 0:
 		return fmt.Errorf("--duration: %v is not a time above 0", f.duration)
 	case given("count") && f.count < 1:
-		return fmt.Errorf("--count: %d is not a number of packets above 0", f.count)
+		return fmt.Errorf("--count: %d is not a number above 0", f.count)
 	case given("snap") && f.snap < 100:
 		return fmt.Errorf("--snap: %d bytes do not hold the headers: at least 100", f.snap)
 	case given("write") && (l.write == "" || l.write == "-"):
@@ -164,6 +182,8 @@ func (c *command) watch(ctx context.Context) int {
 		return exitError
 	}
 	defer src.Close()
+	facts, with := c.factsBeside(ctx, src.Zones())
+	defer facts.close()
 	var rec *capture.Recording
 	if l.write != "" {
 		if rec, err = capture.CreateRecording(l.write, l.files, l.size, l.giveAway); err != nil {
@@ -171,21 +191,11 @@ func (c *command) watch(ctx context.Context) int {
 			return exitError
 		}
 	}
-	// All is open: what reads what strangers send needs no privilege.
-	if c.drop != nil {
-		if err := c.drop(l.user); errors.Is(err, errors.ErrUnsupported) {
-			c.complain(hinted{errors.New("warning: capabilities are kept: this program was built with cgo"), "build it with CGO_ENABLED=0"})
-		} else if err != nil {
-			var hint string
-			if l.user != nil {
-				hint = "--user needs CAP_SETUID and CAP_SETGID: run it with sudo, or without --user"
-			}
-			c.complain(hinted{fmt.Errorf("give up privileges: %w", err), hint})
-			if rec != nil {
-				rec.Discard()
-			}
-			return exitError
+	if !c.giveUpPrivileges() {
+		if rec != nil {
+			rec.Discard()
 		}
+		return exitError
 	}
 	if rec != nil {
 		src.Record(rec)
@@ -202,10 +212,33 @@ func (c *command) watch(ctx context.Context) int {
 	for i := range l.places {
 		where[i] = l.places[i].String()
 	}
-	fmt.Fprintf(c.stderr, "whyreset: listening on %s\n", oneLine(strings.Join(where, "; ")))
-	w := &watcher{job: j, command: c, src: src, summary: summary}
+	fmt.Fprintf(c.stderr, "whyreset: listening on %s\n", oneLine(strings.Join(where, "; ")+with))
+	j.names = facts.names
+	w := &watcher{job: j, command: c, src: src, facts: facts, summary: summary}
 	stopped := w.run(ctx)
+	w.complainOf(facts.last(w.tracker))
 	return c.conclude(j, src, stopped)
+}
+
+// giveUpPrivileges is for when all is open: what reads what strangers send needs no
+// privilege. It reports false after it has said why that went wrong.
+func (c *command) giveUpPrivileges() bool {
+	if c.drop == nil {
+		return true
+	}
+	err := c.drop(c.live.user)
+	if errors.Is(err, errors.ErrUnsupported) {
+		c.complain(hinted{errors.New("warning: capabilities are kept: this program was built with cgo"), "build it with CGO_ENABLED=0"})
+		return true
+	}
+	if err != nil {
+		var hint string
+		if c.live.user != nil {
+			hint = "--user needs CAP_SETUID and CAP_SETGID: run it with sudo, or without --user"
+		}
+		c.complain(hinted{fmt.Errorf("give up privileges: %w", err), hint})
+	}
+	return err == nil
 }
 
 // giveAway gives a file that root has created to the one who asked for it.
@@ -228,6 +261,7 @@ type watcher struct {
 	*job
 	command *command
 	src     liveSource
+	facts   *beside
 	summary <-chan os.Signal // asks for the summary so far
 	missed  uint64           // of which was told
 	told    time.Time        // when
@@ -267,6 +301,7 @@ func (w *watcher) run(ctx context.Context) (err error) {
 				return nil
 			}
 		case err == capture.ErrTick:
+			w.complainOf(w.facts.read(w.tracker))
 			w.tracker.Tick(w.src.Reached())
 			w.tick()
 		case err == io.EOF:
@@ -294,7 +329,7 @@ func (w *watcher) tick() {
 		w.summarize(stats)
 	default:
 	}
-	if r, ok := w.src.(*bpf.Recorder); ok {
+	if r, ok := w.src.(interface{ Loads() []capture.Load }); ok {
 		for _, l := range r.Loads() {
 			w.tracker.Load(&l)
 		}
@@ -308,6 +343,14 @@ func (w *watcher) tick() {
 		w.keep(w.out.Flush())
 	} else if nobodyReads(w.command.stdout) {
 		w.keep(io.ErrClosedPipe)
+	}
+}
+
+// complainOf says that something went wrong which is no reason to stop.
+func (w *watcher) complainOf(err error) {
+	if err != nil {
+		w.progress.erase()
+		w.command.complain(err)
 	}
 }
 
@@ -344,6 +387,9 @@ func liveLine(s capture.Stats, connections, lost uint64, elapsed time.Duration) 
 
 // hint adds to an error what gives the privilege that is missing.
 func (c *command) hint(err error) error {
+	if hintFor(err) != "" && errors.As(err, new(hinted)) {
+		return err
+	}
 	enters := errors.Is(err, capture.ErrEnter)
 	if !enters && !errors.Is(err, capture.ErrPrivilege) && !errors.Is(err, fs.ErrPermission) {
 		return err

@@ -93,6 +93,8 @@ func (c *command) run(ctx context.Context, args []string) int {
 		return c.help()
 	case c.live != nil && c.live.ebpf == ebpfPackets:
 		return c.record(ctx)
+	case c.live != nil && c.live.ebpf == ebpfFacts:
+		return c.watchFacts(ctx)
 	case c.live != nil:
 		return c.watch(ctx)
 	}
@@ -137,6 +139,10 @@ func (c *command) parse(args []string) error {
 	fs.StringArrayVar(&lf.netns, "netns", nil, "")
 	fs.StringArrayVar(&lf.pids, "pid", nil, "")
 	fs.StringArrayVar(&lf.containers, "container", nil, "")
+	fs.BoolVar(&lf.allContainers, "all-containers", false, "")
+	fs.StringArrayVar(&lf.cgroups, "cgroup", nil, "")
+	fs.StringVar(&lf.ebpf, "ebpf", "", "")
+	fs.Lookup("ebpf").NoOptDefVal = ebpfPackets
 	fs.StringVarP(&lf.write, "write", "w", "", "")
 	fs.StringVar(&lf.ring, "ring", "", "")
 	fs.DurationVar(&lf.duration, "duration", 0, "")

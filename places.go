@@ -13,7 +13,7 @@ import (
 	"whyreset/capture/container"
 )
 
-// A spot is what --netns, --pid or --container names.
+// A spot is what --netns, --pid, --container or --cgroup names.
 type spot struct {
 	kind string // the flag
 	name string
@@ -25,7 +25,7 @@ func spots(f *liveFlags) (all []spot, err error) {
 	for _, list := range []struct {
 		kind  string
 		names []string
-	}{{"netns", f.netns}, {"pid", f.pids}, {"container", f.containers}} {
+	}{{"netns", f.netns}, {"pid", f.pids}, {"container", f.containers}, {"cgroup", f.cgroups}} {
 		for _, name := range list.names {
 			s := spot{kind: list.kind, name: name}
 			if name == "" {
@@ -47,6 +47,8 @@ type found struct {
 	spot  spot
 	name  string // as its engine calls it
 	space *capture.Namespace
+	pid   int    // of a container's first process
+	group string // of a container: the path of its cgroup, "" if it has none in version 2
 }
 
 // title says in a message what it is.
@@ -56,6 +58,8 @@ func (f *found) title() string {
 		return "network namespace " + f.name
 	case "pid":
 		return "process " + f.name
+	case "cgroup":
+		return "cgroup " + f.name
 	}
 	return "container " + f.name
 }
@@ -63,10 +67,6 @@ func (f *found) title() string {
 // findPlaces finds what the flags name. Spots in the same namespace are one place,
 // which ends when all of them have. It returns what releases them.
 func (c *command) findPlaces(ctx context.Context) (done func(), err error) {
-	if len(c.live.spots) == 0 {
-		c.live.places = []capture.Place{{Interfaces: c.live.interfaces}}
-		return func() {}, nil
-	}
 	var all []*found
 	done = func() {
 		for _, f := range all {
@@ -74,6 +74,24 @@ func (c *command) findPlaces(ctx context.Context) (done func(), err error) {
 		}
 	}
 	host := container.Local()
+	c.live.spaces = map[uint64]string{}
+	switch {
+	case c.live.everywhere:
+		for _, r := range host.Running(ctx) {
+			name := r.Container.Title()
+			all = append(all, &found{spot: spot{kind: "container", name: r.Container.ID}, name: name, space: r.Space})
+		}
+		if len(all) == 0 {
+			return nil, fmt.Errorf("%w with a network of its own is running", container.ErrNone)
+		}
+	case len(c.live.spots) == 0:
+		c.live.places = []capture.Place{{Interfaces: c.live.interfaces}}
+		if ours, err := capture.OpenNamespace("/proc/self/ns/net"); err == nil {
+			c.live.spaces[ours.Inode()] = ""
+			ours.Close()
+		}
+		return done, nil
+	}
 	for _, s := range c.live.spots {
 		f, err := find(ctx, host, s)
 		if err != nil {
@@ -120,6 +138,7 @@ next:
 			}
 		}
 		c.live.places = append(c.live.places, p)
+		c.live.spaces[g[0].space.Inode()] = p.Name
 	}
 	return done, nil
 }
@@ -161,7 +180,7 @@ func (f *found) findContainer(ctx context.Context, host *container.Host) error {
 	if err != nil {
 		return err
 	}
-	f.name = c.Title()
+	f.name, f.pid, f.group = c.Title(), c.PID, host.Group(c)
 	if f.space, err = capture.OpenProcessNamespace(c.PID); err != nil {
 		if _, gone := os.Stat("/proc/" + strconv.Itoa(c.PID)); gone != nil {
 			err = container.ErrChanged

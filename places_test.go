@@ -262,9 +262,15 @@ func watchContainers(t *testing.T, name string, e testEngine) {
 			}
 		}
 	}
-	// Two at once. That one ends is no reason to stop.
+	// All there are. Two at once. That one ends is no reason to stop.
 	r = start(t, here(t, e.env, "--container", "race-a", "--container", "race-b", "-o", "json"))
 	r.awaitRace(t)
+	all := start(t, here(t, e.env, "--all-containers", "-o", "json"))
+	all.awaitRace(t)
+	all.interrupt()
+	if _, _, said := all.wait(); name != "containerd" && (!strings.Contains(said, "all interfaces of container race-a") || !strings.Contains(said, "all interfaces of container race-b")) {
+		t.Errorf("all containers: %s", said)
+	}
 	e.stop("race-a")
 	time.Sleep(500 * time.Millisecond)
 	for len(r.lines) > 0 {
@@ -277,6 +283,7 @@ func watchContainers(t *testing.T, name string, e testEngine) {
 		t.Errorf("ended: %s", said)
 	}
 
+	tellContainers(t, name, e)
 	if name == "containerd" {
 		return
 	}
@@ -368,7 +375,7 @@ func must(t *testing.T, env []string, args ...string) string {
 func TestLiveZones(t *testing.T) {
 	a, b := newSpace(t), newSpace(t)
 	file := filepath.Join(t.TempDir(), "both.pcapng")
-	r := start(t, here(t, nil, "--netns", a.Name, "--netns", b.Name, "-o", "json", "--all", "-w", file, "--duration", "1500ms"))
+	r := start(t, here(t, nil, "--netns", a.Name, "--netns", b.Name, "-o", "json", "--all", "-w", file, "--duration", "1500ms", "--ebpf=no"))
 	for _, ns := range []*netns.Namespace{a, b, a} {
 		abort(t, ns, "127.0.0.1:8080")
 	}

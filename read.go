@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"whyreset/capture"
+	"whyreset/capture/container"
 	"whyreset/correlate"
 	"whyreset/report"
 )
@@ -115,6 +116,7 @@ type job struct {
 	all      bool
 	quiet    bool
 	flushed  time.Time
+	names    *container.Names                   // of the containers of either end; nil if nothing tells of those
 	rtt      map[capture.Endpoint]time.Duration // the longest of each server's
 	err      error                              // the first of writing
 }
@@ -143,6 +145,10 @@ func (j *job) finding(f *correlate.Finding) {
 	}
 	if j.err != nil || j.quiet || !j.all && !report.ShownByDefault(f) {
 		return
+	}
+	if j.names != nil {
+		j.names.Fill(&f.Client.Process)
+		j.names.Fill(&f.Server.Process)
 	}
 	j.progress.erase()
 	j.keep(j.writer.Finding(f))
