@@ -10,7 +10,7 @@ DEBS = jq tcpdump iproute2 nftables docker.io podman conmon runc containerd
 WITNESSES = tcpdump ip nft nginx apache2 haproxy lighttpd /usr/bin/gunicorn /usr/bin/uvicorn curl node caddy
 WITNESS_DEBS = tcpdump iproute2 nftables nginx-light apache2 haproxy lighttpd gunicorn uvicorn python3-aiohttp python3-requests curl nodejs caddy
 
-.PHONY: test check build fuzz bench bench-truth tools
+.PHONY: test check build fuzz bench bench-cost bench-truth test-kernel tools
 
 # What CI runs: all that must hold for a change.
 # One package at a time: real programs keep their time only on a machine that is
@@ -47,6 +47,18 @@ bench:
 bench-truth:
 	@$(MAKE) --no-print-directory tools NEEDS="$(WITNESSES)" DEBS="$(WITNESS_DEBS)"
 	go run ./bench/witness
+
+# What watching costs the machine. Nothing else should run on it.
+bench-cost:
+	@$(MAKE) --no-print-directory tools NEEDS="nginx wrk tcpdump ip" DEBS="nginx-light wrk tcpdump iproute2"
+	go run ./bench/cost
+
+# The tests of package bpf on Debian's kernels 5.10, 6.1 and 6.12, in virtual machines
+# that need no support of the processor: half a minute with the downloads, once, and
+# ten seconds without.
+test-kernel:
+	@$(MAKE) --no-print-directory tools NEEDS="qemu-system-x86_64 ip" DEBS="qemu-system-x86 iproute2"
+	go run ./bench/kernels
 
 # What some tests call and a fresh Debian lacks.
 tools:
