@@ -74,6 +74,11 @@ func explain(program, file string) ([]*finding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w: %s", program, file, err, stderr.Bytes())
 	}
+	return readFindings(file, out)
+}
+
+// readFindings reads what the program printed.
+func readFindings(file string, out []byte) ([]*finding, error) {
 	var all []*finding
 	for line := range bytes.Lines(out) {
 		if !bytes.HasPrefix(line, []byte(`{"type":"finding"`)) {
@@ -177,6 +182,7 @@ type outcome struct {
 	kind    kind
 	cause   string
 	verdict string // "" where nothing was said
+	sure    string // "weak", "strong" or "proven"
 	want    []string
 	file    string
 	frame   uint64
@@ -184,6 +190,11 @@ type outcome struct {
 	said    string
 	logs    string // what the applications logged
 	named   bool   // undecided, but the right verdict is among the candidates
+}
+
+// takes notes what the program says.
+func (o *outcome) takes(f *finding) {
+	o.verdict, o.sure, o.frame, o.said = f.Verdict, f.Confidence, f.frame(), f.text()
 }
 
 type kind int
@@ -208,13 +219,10 @@ type match struct {
 	others   []*finding // in which nothing is said to be lost
 }
 
-// judge holds the findings in a capture against the truth. In a damaged copy only
-// accusations are judged, by the attempts in the undamaged capture.
-func judge(program, file string, h *header, truths []*truth, tries []attempt, damaged bool) ([]outcome, error) {
-	findings, err := explain(program, file)
-	if err != nil {
-		return nil, err
-	}
+// judge holds the findings in a capture, or of a run beside it, against the truth.
+// In a damaged copy only accusations are judged, by the attempts in the undamaged
+// capture.
+func judge(findings []*finding, file string, h *header, truths []*truth, tries []attempt, damaged bool) []outcome {
 	var out []outcome
 	by := map[string]*match{}
 	at := func(id string) *match {
@@ -268,7 +276,7 @@ func judge(program, file string, h *header, truths []*truth, tries []attempt, da
 			out = append(out, o)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // conn returns the index of the connections in the header that the finding is
@@ -305,7 +313,8 @@ func (f *finding) request(tries []attempt) string {
 // stray judges a finding that belongs to no request of the logs. Where a server
 // was killed or replaced, connections that it never accepted are to be expected.
 func stray(h *header, f *finding) *outcome {
-	o := &outcome{kind: invented, verdict: f.Verdict, frame: f.frame(), said: f.text(), who: fmt.Sprintf("client port %d", f.Client.Port)}
+	o := &outcome{kind: invented, who: fmt.Sprintf("client port %d", f.Client.Port)}
+	o.takes(f)
 	ends := strings.HasPrefix(h.Case, "kill-") || strings.HasPrefix(h.Case, "reload-") || strings.HasPrefix(h.Case, "limit-")
 	switch {
 	case ends && f.Family == "connect":
@@ -332,7 +341,7 @@ func (t *truth) judge(h *header, m *match, damaged bool) []outcome {
 	var out []outcome
 	for i, f := range m.findings {
 		o := base
-		o.verdict, o.frame, o.said = f.Verdict, f.frame(), f.text()
+		o.takes(f)
 		switch {
 		case slices.Contains(neutral, f.Verdict):
 			o.kind = undecided
@@ -360,8 +369,8 @@ func (t *truth) judge(h *header, m *match, damaged bool) []outcome {
 		// A response that the client's TCP has and its application never reads is
 		// not lost on the wire, whatever the application says.
 		if i := slices.IndexFunc(m.others, func(f *finding) bool { return slices.Contains(want, f.Verdict) }); i >= 0 {
-			f := m.others[i]
-			o.kind, o.verdict, o.frame, o.said = right, f.Verdict, f.frame(), f.text()
+			o.kind = right
+			o.takes(m.others[i])
 		}
 		out = append(out, o)
 	}
@@ -381,8 +390,8 @@ func (c *connTruth) judge(findings []*finding, damaged bool) []outcome {
 	}
 	var out []outcome
 	for _, f := range findings {
-		o := outcome{cause: c.Cause, verdict: f.Verdict, want: want, frame: f.frame(), said: f.text(), logs: c.Note,
-			who: fmt.Sprintf("connection from port %d to port %d", f.Client.Port, f.Server.Port)}
+		o := outcome{cause: c.Cause, want: want, logs: c.Note, who: fmt.Sprintf("connection from port %d to port %d", f.Client.Port, f.Server.Port)}
+		o.takes(f)
 		switch {
 		case slices.Contains(accepted, f.Verdict):
 			o.kind = right

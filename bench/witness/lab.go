@@ -31,6 +31,9 @@ type lab struct {
 	addr           string     // the server's
 	taps           []tap
 	sniffers       []*sniff.Sniffer
+	judged         string // the program that is
+	ways           []way  // how it runs live, beside the captures
+	observers      []*observer
 	certs          certs
 
 	mu    sync.Mutex
@@ -78,6 +81,9 @@ func (l *lab) file(name string) string { return filepath.Join(l.dir, name) }
 
 // capture begins to capture the traffic of a port at both ends.
 func (l *lab) capture(filter string) error {
+	if err := l.observe(filter); err != nil {
+		return err
+	}
 	for _, t := range l.taps {
 		// In immediate mode each slot of the ring has room for a whole snap length:
 		// no more than the MTU, or the buffer holds few packets.
@@ -101,6 +107,10 @@ func (l *lab) stopCapture() error {
 		err = errors.Join(err, e)
 	}
 	l.sniffers = nil
+	for _, o := range l.observers {
+		err = errors.Join(err, o.stop(l))
+	}
+	l.observers = nil
 	return err
 }
 
@@ -108,6 +118,11 @@ func (l *lab) stopCapture() error {
 func (l *lab) close() error {
 	for _, s := range l.sniffers {
 		s.Stop()
+	}
+	for _, o := range l.observers {
+		o.cancel()
+		<-o.said
+		o.cmd.Wait()
 	}
 	l.mu.Lock()
 	procs := l.procs

@@ -15,6 +15,7 @@
 //	witness -only '^race-nginx'         # some
 //	witness -record testdata/witness    # keep captures and truths of the small cases
 //	witness -judge testdata/witness     # judge what was kept, with a newer whyreset
+//	witness -ebpf                       # and hold whyreset --ebpf, live, against the captures
 package main
 
 import (
@@ -71,6 +72,7 @@ type settings struct {
 	ci       bool
 	markdown bool
 	jobs     int
+	ways     []way // to watch live, beside the captures
 	stdout   io.Writer
 }
 
@@ -86,6 +88,12 @@ func bench(ctx context.Context, args []string, stdout io.Writer) error {
 	fs.BoolVar(&s.ci, "ci", false, "run only what is cheap and needs nothing installed but tcpdump and iproute2")
 	fs.BoolVar(&s.markdown, "markdown", false, "print the tables as Markdown")
 	fs.IntVar(&s.jobs, "j", 3, "run so many cases at once")
+	for _, w := range ways {
+		fs.BoolFunc(w.flag, w.about, func(string) error {
+			s.ways = append(s.ways, w)
+			return nil
+		})
+	}
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -213,6 +221,7 @@ func (s *settings) one(w witnessCase, c certs, t *tally) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	l.judged, l.ways = s.program, s.ways
 	r := &run{small: s.record != "", lab: l, steps: map[string]step{}, prev: map[string]string{},
 		header: header{Case: w.name, Command: "go run ./bench/witness -record testdata/witness -only '^" + w.name + "$'", Date: today(), Delay: w.delay.Seconds(), TLS: w.tls}}
 	r.header.Versions = versions(kindOf(w.server))
@@ -280,20 +289,25 @@ func (s *settings) judgeCase(h *header, truths []*truth, captures []string, temp
 		if err != nil {
 			return "", err
 		}
-		out, err := judge(s.program, file, h, truths, tries, false)
+		findings, err := explain(s.program, file)
 		if err != nil {
 			return "", err
 		}
+		out := judge(findings, file, h, truths, tries, false)
 		all = append(all, out...)
+		if err := t.beside(file, h, truths, tries, out); err != nil {
+			return "", err
+		}
 		for _, d := range damages() {
 			copied := filepath.Join(temp, strings.TrimSuffix(filepath.Base(file), ".pcap")+"."+d.name+".pcap")
 			if err := damaged(file, copied, d); err != nil {
 				return "", err
 			}
-			out, err := judge(s.program, copied, h, truths, tries, true)
+			findings, err := explain(s.program, copied)
 			if err != nil {
 				return "", err
 			}
+			out := judge(findings, copied, h, truths, tries, true)
 			hurt = append(hurt, out...)
 			if !slices.ContainsFunc(out, func(o outcome) bool { return o.kind > undecided }) {
 				if err := os.Remove(copied); err != nil {

@@ -21,6 +21,7 @@ type tally struct {
 	all, hurt      []outcome
 	truths, losses int
 	cases          int
+	columns        []*column // of what ran live, beside the captures
 	skipped        []string
 	took           time.Duration
 }
@@ -105,8 +106,14 @@ const aboutTable = "Where programs cannot tell what came first on the wire, seve
 // says which figures were missed.
 func (t *tally) report(w io.Writer, markdown bool) error {
 	t.misses(w, markdown)
+	for _, c := range t.columns {
+		c.misses(w, markdown)
+	}
 	fmt.Fprintln(w)
 	t.confusion(w, markdown)
+	for _, c := range t.columns {
+		c.report(w, markdown)
+	}
 	f := t.figures()
 	share := 100.0 // of those on which the program decided, or should have
 	if n := f.lost - f.named; n > 0 {
@@ -147,6 +154,9 @@ func (t *tally) report(w io.Writer, markdown bool) error {
 	row("findings on what nobody sent", fmt.Sprint(f.invent), "0", f.invent == 0)
 	row("findings on damaged copies", fmt.Sprint(f.hurt), "", true)
 	row("wrong accusations on damaged copies", fmt.Sprint(f.hurtWrong), "0", f.hurtWrong == 0)
+	for _, c := range t.columns {
+		row("worse in whyreset "+c.way+", live", fmt.Sprint(c.worse()), "0", c.worse() == 0)
+	}
 	if len(t.skipped) > 0 {
 		fmt.Fprintf(w, "\n%d cases were SKIPPED for want of a program: %s\n", len(t.skipped), strings.Join(t.skipped, ", "))
 	}
@@ -154,49 +164,80 @@ func (t *tally) report(w io.Writer, markdown bool) error {
 	return errors.Join(missed...)
 }
 
-// confusion prints how often which cause got which verdict.
+// confusion prints how often which cause got which verdict, from the captures and
+// beside them.
 func (t *tally) confusion(w io.Writer, markdown bool) {
-	type cell struct{ cause, verdict string }
-	count := map[cell]int{}
-	ok := map[cell]bool{}
+	columns := []*column{{way: "captures", all: t.all}}
+	columns = append(columns, t.columns...)
 	rows := map[string]bool{}
-	for _, o := range t.all {
-		c := cell{cmp.Or(o.cause, "(nothing)"), cmp.Or(o.verdict, "(not reported)")}
-		count[c]++
-		ok[c] = ok[c] || o.kind == right
-		rows[c.cause] = true
+	for _, c := range columns {
+		for _, o := range c.all {
+			rows[o.cause] = true
+		}
 	}
-	order := append(causes(), "(nothing)")
+	order := append(causes(), "")
 	names := slices.SortedFunc(maps.Keys(rows), func(a, b string) int {
 		return cmp.Compare(slices.Index(order, a), slices.Index(order, b))
 	})
 	if markdown {
-		fmt.Fprint(w, "| what was provoked | verdicts (in bold: wrong, left undecided, or missing) |\n| --- | --- |\n")
+		fmt.Fprint(w, "| what was provoked |")
+		for _, c := range columns {
+			fmt.Fprintf(w, " verdicts of %s |", c.way)
+		}
+		fmt.Fprintf(w, "\n| --- |%s\n", strings.Repeat(" --- |", len(columns)))
 	}
 	for _, cause := range names {
-		var cells []string
-		for _, c := range slices.SortedFunc(maps.Keys(count), func(a, b cell) int {
-			return cmp.Or(count[b]-count[a], strings.Compare(a.verdict, b.verdict))
-		}) {
-			if c.cause != cause {
-				continue
-			}
-			text := fmt.Sprintf("%s %d", c.verdict, count[c])
+		name := cmp.Or(cause, "(nothing)")
+		if markdown {
+			fmt.Fprintf(w, "| %s |", name)
+		}
+		for i, c := range columns {
+			text := c.verdicts(cause, markdown)
 			switch {
-			case ok[c]:
 			case markdown:
-				text = "**" + text + "**"
+				fmt.Fprintf(w, " %s |", text)
+			case i == 0:
+				fmt.Fprintf(w, "%-18s %s\n", name, text)
 			default:
-				text = "!" + text
+				fmt.Fprintf(w, "%18s %s\n", c.way+":", text)
 			}
-			cells = append(cells, text)
 		}
 		if markdown {
-			fmt.Fprintf(w, "| %s | %s |\n", cause, strings.Join(cells, ", "))
-		} else {
-			fmt.Fprintf(w, "%-18s %s\n", cause, strings.Join(cells, ", "))
+			fmt.Fprintln(w)
 		}
 	}
+	if markdown {
+		fmt.Fprint(w, "\nIn bold: wrong, left undecided, or missing.\n")
+	}
+}
+
+// verdicts returns how often which one was given for a cause, the most frequent
+// first.
+func (c *column) verdicts(cause string, markdown bool) string {
+	count := map[string]int{}
+	ok := map[string]bool{}
+	for _, o := range c.all {
+		if o.cause == cause {
+			v := cmp.Or(o.verdict, "(not reported)")
+			count[v]++
+			ok[v] = ok[v] || o.kind == right
+		}
+	}
+	var cells []string
+	for _, v := range slices.SortedFunc(maps.Keys(count), func(a, b string) int {
+		return cmp.Or(count[b]-count[a], strings.Compare(a, b))
+	}) {
+		text := fmt.Sprintf("%s %d", v, count[v])
+		switch {
+		case ok[v]:
+		case markdown:
+			text = "**" + text + "**"
+		default:
+			text = "!" + text
+		}
+		cells = append(cells, text)
+	}
+	return strings.Join(cells, ", ")
 }
 
 // misses prints each outcome that is not right, with where to look.
