@@ -234,7 +234,7 @@ GLOBAL int send_up(struct __sk_buff *skb, u64 born, u32 wide)
 		fill(&w->e, p, born);
 		if (have > WIDE)
 			have = WIDE;
-		if (have > 0 && !load(skb, p->s.at, w->e.payload, have))
+		if (have > 0 && !load(skb, p->s.at, w->e.payload, AT_LEAST_1(have, WIDE)))
 			w->e.snap = have;
 		n->events++;
 		bpf_ringbuf_submit(w, wake());
@@ -250,7 +250,7 @@ GLOBAL int send_up(struct __sk_buff *skb, u64 born, u32 wide)
 			have = snap;
 		if (have > SNAP)
 			have = SNAP;
-		if (have > 0 && !load(skb, p->s.at, e->payload, have))
+		if (have > 0 && !load(skb, p->s.at, e->payload, AT_LEAST_1(have, SNAP)))
 			e->snap = have;
 		n->events++;
 		bpf_ringbuf_submit(e, wake());
@@ -399,7 +399,7 @@ INLINE void keep_tail(struct __sk_buff *skb, const struct segment *s, struct slo
 {
 	u32 n = s->len < TAIL ? s->len : TAIL;
 
-	if (n > 0 && n <= TAIL && !load(skb, s->at + s->len - n, to->tail, n))
+	if (n > 0 && n <= TAIL && !load(skb, s->at + s->len - n, to->tail, AT_LEAST_1(n, TAIL)))
 		to->ended = n;
 }
 
@@ -412,7 +412,7 @@ INLINE void keep_head(struct __sk_buff *skb, struct half *h, const struct segmen
 		have = SNAP;
 	hd->turn = h->turns;
 	hd->len = 0;
-	if (have == 0 || load(skb, s->at, hd->bytes, have))
+	if (have == 0 || load(skb, s->at, hd->bytes, AT_LEAST_1(have, SNAP)))
 		return;
 	hd->len = have;
 	to->head = 1 + h->turns % HEADS;
