@@ -104,7 +104,7 @@ func extended(segment []byte) [][]byte {
 	}
 	all := [][]byte{
 		ip6(0, cat(header(6, 0), segment)), ip6(43, cat(header(6, 2), segment)), ip6(60, cat(header(6, 1), segment)),
-		ip6(44, cat(fragment(6, 0, 1), segment)), ip6(44, cat(fragment(6, 0, 0), segment)), ip6(44, cat(fragment(6, 185, 1), segment)),
+		ip6(44, cat(fragment(6, 0, 1), segment)), ip6(44, cat(fragment(6, 0, 0), segment)), ip6(44, cat(fragment(6, 185, 1), segment)), ip6(44, cat(fragment(6, 1, 1), segment)),
 		ip6(51, cat(auth(6, 4), segment)), ip6(51, cat(auth(6, 1), segment)), ip6(51, cat(auth(6, 0), segment)),
 		ip6(135, cat(header(6, 0), segment)), ip6(139, cat(header(6, 0), segment)), ip6(140, cat(header(6, 0), segment)),
 		ip6(0, cat(header(43, 0), header(60, 1), fragment(51, 0, 1), auth(60, 4), header(6, 0), segment)),

@@ -416,7 +416,7 @@ func TestParserCorpus(t *testing.T) {
 func FuzzParser(f *testing.F) {
 	parsers := kernelParsers(f)
 	for i, frame := range madeFrames() {
-		if i%10 == 0 {
+		if i%20 == 0 {
 			f.Add(frame)
 		}
 	}

@@ -41,7 +41,8 @@ func pack(ctx context.Context, to, temp string) error {
 	a.node("dev/console", 0o020600, 5, 1, nil) // for init's output, before /dev is mounted
 	a.file("init", init)
 	a.file("src/bpf/bpf.test", test)
-	if err := a.tree(filepath.Join(tree, "testdata"), "src/testdata"); err != nil {
+	// Of the captures only those: emulation is slow.
+	if err := a.tree(filepath.Join(tree, "testdata", "pcap"), "src/testdata/pcap"); err != nil {
 		return err
 	}
 	if err := a.program(ctx, "ip"); err != nil {
