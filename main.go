@@ -141,8 +141,6 @@ func (c *command) parse(args []string) error {
 	fs.StringArrayVar(&lf.containers, "container", nil, "")
 	fs.BoolVar(&lf.allContainers, "all-containers", false, "")
 	fs.StringArrayVar(&lf.cgroups, "cgroup", nil, "")
-	fs.StringVar(&lf.ebpf, "ebpf", "", "")
-	fs.Lookup("ebpf").NoOptDefVal = ebpfPackets
 	fs.StringVarP(&lf.write, "write", "w", "", "")
 	fs.StringVar(&lf.ring, "ring", "", "")
 	fs.DurationVar(&lf.duration, "duration", 0, "")
