@@ -37,6 +37,7 @@ func (c *command) record(ctx context.Context) int {
 	j := newJob(c, report.Options{
 		Files:    src.Files(),
 		Zones:    src.Zones(),
+		Recorded: true,
 		Color:    wantsColor(c.stdout),
 		Location: c.location,
 	})

@@ -207,11 +207,12 @@ func (r *replay) begin(c *recorderConn) uint64 {
 
 // elision stands for what was before from.
 func (r *replay) elision(c *recorderConn, ends *[2]capture.Endpoint, from uint64) capture.Segment {
-	e := &capture.Elision{Before: true, Client: int(c.Client)}
+	e := &capture.Elision{Before: true, Client: int(c.Client), Bytes: c.Half[0].Bytes + c.Half[1].Bytes}
 	var first [2]*recorderSlot // of those that are kept
 	var last uint64
 	for _, k := range r.kept {
 		if k.slot.Time >= from {
+			e.Bytes -= min(e.Bytes, uint64(k.slot.Len)+uint64(k.slot.Skipped))
 			if first[k.half] == nil {
 				first[k.half] = k.slot
 			}

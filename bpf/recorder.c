@@ -288,6 +288,7 @@ INLINE void rest(struct conn *c)
 	for (int i = 0; i < 2; i++) {
 		c->half[i].n = 0;
 		c->half[i].bare.kind = 0;
+		c->half[i].bytes = 0;
 		c->from[i] = c->half[i].next;
 		c->turns[i] = c->half[i].turns;
 	}

@@ -53,7 +53,7 @@ struct head {
  * for the rare case that its sender moves, so it has no lock. */
 struct half {
 	u64 packets;
-	u64 bytes;     /* payload */
+	u64 bytes;     /* payload since the record began */
 	u64 last;      /* the time of its latest segment */
 	u64 last_data; /* and of its latest one with data */
 	u64 tap;       /* where this direction is watched */

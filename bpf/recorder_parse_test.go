@@ -77,9 +77,9 @@ func kernelParsers(t testing.TB) map[string]*kernelParser {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { r.Close() })
-		p := &kernelParser{r, r.taps[0].programs.RecordIn}
+		p := &kernelParser{r, r.taps[0].programs.In}
 		if name != "tc" {
-			p.program = r.taps[0].programs.RecordSocket
+			p.program = r.taps[0].programs.Socket
 		}
 		all[name] = p
 	}

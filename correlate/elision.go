@@ -73,6 +73,14 @@ func (c *conn) elide(t *Tracker, s *capture.Segment, d int) {
 			h.ack, h.ackSeen, h.ackTime = p.next, true, s.Time
 		}
 	}
+	if e.Exchanges > 0 || e.Bytes > 0 {
+		before := t.elided[c.id]
+		if before == nil {
+			before = &Elided{}
+			t.elided[c.id] = before
+		}
+		*before = Elided{before.Requests + e.Exchanges, before.Bytes + e.Bytes, s.Time}
+	}
 	c.requests += int32(e.Exchanges)
 	c.responses += int32(e.Exchanges)
 	c.current, c.firstOpen = -1, 0

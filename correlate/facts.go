@@ -150,6 +150,9 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	v.ID, v.Client, v.Server = c.id, c.ep[f.client], c.ep[1-f.client]
 	v.Start, v.StartSeen = c.start, c.startSeen
 	v.Requests, v.Responses = int(c.requests), int(c.responses)
+	if c.kept {
+		v.Elided = t.elided[c.id]
+	}
 	f.protocol, v.Protocol = c.protocol, c.protocol.String()
 	if c.tls != nil {
 		t.gatherTLS(c, f)

@@ -66,8 +66,16 @@ type Connection struct {
 	HandshakeRTT   time.Duration
 	HasRTT         bool
 	Vantage        Vantage
-	VantageByTTL   bool  // the handshake was not captured, and TTLs tell the vantage
-	Files          []int // the files (Segment.File) that its frames are in
+	VantageByTTL   bool    // the handshake was not captured, and TTLs tell the vantage
+	Files          []int   // the files (Segment.File) that its frames are in
+	Elided         *Elided // what a recorder in the kernel did not keep of it; nil if that is nothing
+}
+
+// Elided tells what passed on a connection while the recorder kept none of it.
+type Elided struct {
+	Requests int
+	Bytes    uint64       // of payload, in both directions
+	Until    capture.Time // when the last of it passed
 }
 
 // Programs are what the ends of a connection call themselves.

@@ -97,6 +97,7 @@ type Tracker struct {
 	servers map[capture.Endpoint]*server
 	hosts   map[[16]byte]*ipHeader // of their SYN-ACKs, whatever the port
 	crowds  map[crowd]int
+	elided  map[uint64]*Elided // by conn.id, of those that a recorder kept in part
 	counts  map[countKey]*VerdictCount
 	reasons map[countKey]map[string]uint64
 	sum     Summary
@@ -142,6 +143,7 @@ func New(cfg Config, emit func(*Finding)) *Tracker {
 		servers: map[capture.Endpoint]*server{},
 		hosts:   map[[16]byte]*ipHeader{},
 		crowds:  map[crowd]int{},
+		elided:  map[uint64]*Elided{},
 		counts:  map[countKey]*VerdictCount{},
 		reasons: map[countKey]map[string]uint64{},
 	}
@@ -370,6 +372,9 @@ func (t *Tracker) strip(c *conn) {
 		c.queue[i] = nil
 	}
 	c.up = nil
+	if c.kept {
+		delete(t.elided, c.id)
+	}
 	c.queue = c.queue[:0]
 	if cap(c.queue) > 64 {
 		c.queue = nil

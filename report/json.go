@@ -96,6 +96,15 @@ type jsonConnection struct {
 	HandshakeRTT *float64 `json:"handshake_rtt_seconds,omitempty"`
 	Vantage      string   `json:"vantage,omitempty"`
 	VantageFrom  string   `json:"vantage_from,omitempty"` // handshake or ttl
+
+	Elided *jsonElided `json:"elided,omitempty"`
+}
+
+// A jsonElided tells what passed while a recorder kept none of it.
+type jsonElided struct {
+	Requests int    `json:"requests"`
+	Bytes    uint64 `json:"bytes"`
+	Until    string `json:"until"`
 }
 
 type jsonRequest struct {
@@ -177,6 +186,8 @@ type jsonSummary struct {
 	Unopened    uint64   `json:"unopened_connections"`
 	Unlisted    uint64   `json:"unlisted_connections"`
 
+	Recorder *jsonRecorder `json:"recorder,omitempty"`
+
 	Facts         uint64           `json:"kernel_facts,omitempty"`
 	FactsLost     uint64           `json:"kernel_facts_lost,omitempty"`
 	FactsDropped  uint64           `json:"kernel_facts_dropped,omitempty"`
@@ -193,6 +204,16 @@ type jsonSummary struct {
 	Replayed         uint64 `json:"replayed,omitempty"`
 	ReplayedAnswered uint64 `json:"replayed_answered,omitempty"`
 	DuplicateRisk    uint64 `json:"duplicate_risk,omitempty"`
+}
+
+// A jsonRecorder tells what a recorder in the kernel sent up and kept.
+type jsonRecorder struct {
+	Records  uint64 `json:"records"`
+	Segments uint64 `json:"segments"`
+	Lost     uint64 `json:"lost"`
+	Full     uint64 `json:"table_full"`
+	Kept     uint64 `json:"kept_connections"`
+	Evicted  uint64 `json:"evicted_connections"`
 }
 
 type jsonCount struct {
@@ -300,6 +321,9 @@ func (j *JSON) Summary(s *Summary) error {
 		Requests: k.Requests, Waiting: k.Waiting, Unjudged: k.Unjudged, Gaps: k.Gaps, Lost: k.Lost, LostOn: k.LostOn, Unopened: k.Unopened, Unlisted: k.Unlisted,
 		Verdicts: []jsonCount{}, Timers: []jsonServerTimer{},
 	}
+	if r := c.Recorder; r != nil {
+		out.Recorder = (*jsonRecorder)(r)
+	}
 	j.facts(&out, k)
 	out.Complete = out.Reason == ""
 	if c.Packets > 0 {
@@ -352,6 +376,9 @@ func connection(f *correlate.Finding) jsonConnection {
 		ID: c.ID, Start: timestamp(c.Start), StartSeen: c.StartSeen,
 		Requests: c.Requests, Responses: c.Responses,
 		Protocol: c.Protocol, Vantage: c.Vantage.String(),
+	}
+	if e := c.Elided; e != nil {
+		out.Elided = &jsonElided{e.Requests, e.Bytes, timestamp(e.Until)}
 	}
 	// A first request may have had unseen ones before it if the connection's
 	// start was not captured.

@@ -31,6 +31,8 @@ type Options struct {
 	// StreamIDs allows Connection.ID to be called tcp.stream. It is the same
 	// number as Wireshark's if a single file was read and nothing was left out.
 	StreamIDs bool
+	// Recorded says that frames are in no file: the numbers only tell them apart.
+	Recorded bool
 	// Color marks up text for a terminal.
 	Color bool
 	// Location is the time zone of text output; nil means UTC. JSON is always UTC.
@@ -65,6 +67,9 @@ func (s *Summary) Incomplete() string {
 	}
 	if n := s.Capture.Missed; n > 0 {
 		why = append(why, fmt.Sprintf("%s missed while capturing", plural(n, "packet was", "packets were")))
+	}
+	if r := s.Capture.Recorder; r != nil && r.Evicted > 0 {
+		why = append(why, fmt.Sprintf("%s given up in the kernel for want of room", plural(r.Evicted, "connection was", "connections were")))
 	}
 	if n := s.Tracker.Evicted; n > 0 {
 		why = append(why, fmt.Sprintf("%s given up to keep memory bounded", plural(n, "connection was", "connections were")))

@@ -447,6 +447,10 @@ func remarks(s *Summary, loc *time.Location) []string {
 	if c.Fragments > 0 {
 		notes = append(notes, plural(c.Fragments, "IP fragment was", "IP fragments were")+" not looked into")
 	}
+	if r := c.Recorder; r != nil {
+		notes = append(notes, fmt.Sprintf("the recorder kept what matters in the kernel: %s and %s came up",
+			plural(r.Records, "record", "records"), plural(r.Segments, "segment", "segments")))
+	}
 	if c.Repeated > 0 {
 		notes = append(notes, plural(c.Repeated, "packet was", "packets were")+" seen on another interface before and counted once")
 	}

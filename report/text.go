@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"fmt"
 	"io"
 	"net/netip"
 	"slices"
@@ -103,6 +104,10 @@ func (t *Text) Finding(f *correlate.Finding) error {
 		if line := processText(&end.end.Process); line != "" {
 			t.label(&b, end.name, line)
 		}
+	}
+	if e := f.Connection.Elided; e != nil {
+		t.label(&b, "elided", fmt.Sprintf("%s before, %s, of which the recorder kept nothing; the last of it passed at %s",
+			plural(uint64(e.Requests), "request", "requests"), plural(e.Bytes, "byte", "bytes"), e.Until.Std().In(at.Location()).Format("15:04:05.000000")))
 	}
 	if notes := notes(f); len(notes) > 0 {
 		t.label(&b, "noted", printable(strings.Join(notes, "; ")))
@@ -368,6 +373,9 @@ func isIdempotent(method string) bool { return correlate.Idempotent(method) }
 
 // wireshark returns display filters that show the packets of the finding.
 func (t *Text) wireshark(f *correlate.Finding) []string {
+	if t.opt.Recorded {
+		return nil
+	}
 	frames := map[int][]uint64{}
 	only := -1 // the file, if all of the connection is in one
 	if len(t.opt.Files) <= 1 {
