@@ -33,6 +33,8 @@ type factSource interface {
 	Flush(emit func(*capture.SocketFact)) // what Read still holds back
 	Count() (facts, lost uint64)
 	Close() error
+	// Follow has it tell of the sockets in these namespaces from now on.
+	Follow(spaces []uint64) error
 }
 
 const (

@@ -46,6 +46,9 @@ func (b *beside) open(ctx context.Context, c *command) (err error) {
 	return nil
 }
 
+// follow has the kernel tell of the places that have come, too.
+func (b *beside) follow() error { return b.src.Follow(slices.Sorted(maps.Keys(b.places))) }
+
 // read hands the tracker what the kernel has told. It does not wait.
 func (b *beside) read(t *correlate.Tracker) error {
 	if b.src == nil {

@@ -18,7 +18,16 @@ import (
 )
 
 // kernelFacts are a factSource.
-type kernelFacts struct{ *bpf.Facts }
+type kernelFacts struct {
+	*bpf.Facts
+	config bpf.FactsConfig
+}
+
+// Follow implements factSource.
+func (k kernelFacts) Follow(spaces []uint64) error {
+	k.config.Namespaces = spaces
+	return k.SetFilter(k.config)
+}
 
 // Count implements factSource.
 func (k kernelFacts) Count() (facts, lost uint64) {
@@ -84,16 +93,17 @@ func (c *command) openFactsAlone(ctx context.Context) (factSource, func() string
 		}
 		return strings.Join(spotTitles(c.live.spots), " and ") + " has ended"
 	}
-	return kernelFacts{facts}, over, nil
+	return kernelFacts{facts, cfg}, over, nil
 }
 
 // openFactsBeside has the kernel tell of the sockets in some namespaces.
 func (c *command) openFactsBeside(spaces []uint64) (factSource, error) {
-	facts, err := bpf.OpenFacts(bpf.FactsConfig{Filter: c.filter, Namespaces: spaces, Closes: true})
+	cfg := bpf.FactsConfig{Filter: c.filter, Namespaces: spaces, Closes: true}
+	facts, err := bpf.OpenFacts(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return kernelFacts{facts}, nil
+	return kernelFacts{facts, cfg}, nil
 }
 
 // watchProcess returns what says whether a process has ended. Its network namespace,

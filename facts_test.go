@@ -44,7 +44,9 @@ func (f *fakeFacts) Flush(emit func(*capture.SocketFact)) {
 }
 
 func (f *fakeFacts) Count() (facts, lost uint64) { return uint64(f.told), f.lost }
-func (f *fakeFacts) Close() error                { return nil }
+func (f *fakeFacts) Follow([]uint64) error       { return nil }
+
+func (f *fakeFacts) Close() error { return nil }
 
 // aborts are n closes with a request unread, of as many connections.
 func aborts(n int) (facts []capture.SocketFact) {

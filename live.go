@@ -262,6 +262,7 @@ type watcher struct {
 	command *command
 	src     liveSource
 	facts   *beside
+	come    func()           // takes in the places that have come; nil if none can
 	summary <-chan os.Signal // asks for the summary so far
 	missed  uint64           // of which was told
 	told    time.Time        // when
@@ -317,6 +318,9 @@ func (w *watcher) run(ctx context.Context) (err error) {
 // tick does what is to be done ten times a second.
 func (w *watcher) tick() {
 	now := time.Now()
+	if w.come != nil {
+		w.come()
+	}
 	w.notices()
 	stats := w.src.Stats()
 	if stats.Missed > w.missed && now.Sub(w.told) >= tellEvery {

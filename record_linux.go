@@ -6,19 +6,27 @@ import (
 	"strings"
 
 	"whyreset/bpf"
+	"whyreset/capture"
+	"whyreset/capture/container"
 	"whyreset/report"
 )
 
 // record explains live traffic of which a program in the kernel keeps what matters.
 func (c *command) record(ctx context.Context) int {
-	l, summary := c.live, notifySummary()
-	done, err := c.findPlaces(ctx)
-	if err != nil {
-		c.complain(c.hint(err))
-		return exitError
+	l, summary := c.live, notifySummary() // at once: unhandled, the signal kills
+	cfg := bpf.RecorderConfig{Filter: c.filter, Snap: l.snap, Ring: l.buffer, Waits: l.everywhere}
+	if l.everywhere {
+		l.spaces = map[uint64]string{0: ""} // none yet; an empty list would be all
+	} else {
+		done, err := c.findPlaces(ctx)
+		if err != nil {
+			c.complain(c.hint(err))
+			return exitError
+		}
+		defer done()
+		cfg.Places = l.places
 	}
-	defer done()
-	src, err := bpf.OpenRecorder(bpf.RecorderConfig{Places: l.places, Filter: c.filter, Snap: l.snap, Ring: l.buffer})
+	src, err := bpf.OpenRecorder(cfg)
 	if err != nil {
 		c.complain(withoutEBPF(err))
 		return exitError
@@ -30,7 +38,8 @@ func (c *command) record(ctx context.Context) int {
 		return exitError
 	}
 	defer facts.close()
-	// Interfaces that come later are attached to later, which takes the privileges.
+	// Interfaces and containers that come are attached to as they come, which takes
+	// the privileges.
 	if l.user != nil && !c.giveUpPrivileges() {
 		return exitError
 	}
@@ -41,16 +50,73 @@ func (c *command) record(ctx context.Context) int {
 		Color:    wantsColor(c.stdout),
 		Location: c.location,
 	})
-	where := make([]string, len(l.places))
-	for i := range l.places {
-		where[i] = l.places[i].String()
-	}
-	fmt.Fprintf(c.stderr, "whyreset: recording in the kernel, with %s, on %s\n", src.Hook(), oneLine(strings.Join(where, "; ")))
 	j.names = facts.names
 	w := &watcher{job: j, command: c, src: src, facts: facts, summary: summary}
+	var where []string
+	for i := range l.places {
+		where = append(where, l.places[i].String())
+	}
+	if l.everywhere {
+		where = []string{"all containers with a network of their own, as they come and go"}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		a := &arrivals{watcher: w, src: src, facts: facts, changes: container.Local().Watch(ctx)}
+		defer a.close()
+		w.come = a.take
+	}
+	fmt.Fprintf(c.stderr, "whyreset: recording in the kernel on %s\n", oneLine(strings.Join(where, "; ")))
 	stopped := w.run(ctx)
 	w.complainOf(facts.last(w.tracker))
 	return c.conclude(j, src, stopped)
+}
+
+// arrivals have a recorder follow containers as they come.
+type arrivals struct {
+	watcher *watcher
+	src     *bpf.Recorder
+	facts   *beside
+	changes <-chan container.Change
+	spaces  []*capture.Namespace
+}
+
+// take takes in those that have come since the last call.
+func (a *arrivals) take() {
+	for {
+		select {
+		case change, ok := <-a.changes:
+			if !ok {
+				a.changes = nil
+				return
+			}
+			if !change.Started {
+				continue // its namespace says so as well
+			}
+			a.spaces = append(a.spaces, change.Space)
+			if err := a.add(&change); err != nil {
+				a.watcher.complainOf(fmt.Errorf("warning: container %s is not watched: %w", change.Container.Title(), err))
+			}
+		default:
+			return
+		}
+	}
+}
+
+func (a *arrivals) add(change *container.Change) error {
+	name := change.Container.Title()
+	a.facts.places[change.Space.Inode()] = name
+	if err := a.facts.follow(); err != nil {
+		return err
+	}
+	return a.src.Add(capture.Place{
+		Name: name, Title: "container " + name, Interfaces: a.watcher.command.live.interfaces,
+		Enter: change.Space.Enter, Over: change.Space.Ended,
+	})
+}
+
+func (a *arrivals) close() {
+	for _, s := range a.spaces {
+		s.Close()
+	}
 }
 
 // withoutEBPF adds to an error what does without. It does not fall back by itself:

@@ -66,11 +66,16 @@ struct {
 	__type(value, u32);
 } filters SEC(".maps");
 
+/* A bit for each port. */
+struct ports {
+	u64 words[1024];
+};
+
 struct {
 	__uint(type, MAP_TYPE_ARRAY);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 1);
 	__type(key, u32);
-	__type(value, u64);
+	__type(value, struct ports);
 } ports SEC(".maps");
 
 struct prefix {
@@ -101,10 +106,10 @@ INLINE u64 wake(void)
 
 INLINE int has_port(u16 port)
 {
-	u32 word = port >> 6;
-	u64 *bits = bpf_map_lookup_elem(&ports, &word);
+	u32 zero = 0;
+	struct ports *p = bpf_map_lookup_elem(&ports, &zero);
 
-	return bits && (*bits >> (port & 63) & 1);
+	return p && (p->words[port >> 6] >> (port & 63) & 1);
 }
 
 INLINE int has_address(const u64 *addr)

@@ -23,8 +23,10 @@ import (
 // RecorderConfig says what a [Recorder] watches.
 type RecorderConfig struct {
 	// Places are the network namespaces; none means the caller's own, on all
-	// interfaces.
+	// interfaces, unless Waits is set.
 	Places []capture.Place
+	// Waits has it go on while there is no place: some may be added.
+	Waits bool
 	// Filter says which segments are looked at. It can be changed with SetFilter.
 	Filter capture.Filter
 	// Snap is how many bytes are kept of the first segment of each burst; 0 means
@@ -90,6 +92,8 @@ type Recorder struct {
 	settings settings
 	reader   *ringbuf.Reader
 	taps     []*taps
+	added    uint32 // how many there have been
+	waits    bool
 	zones    capture.Zones
 	clock    clock
 	replay   replay
@@ -129,7 +133,7 @@ func OpenRecorder(cfg RecorderConfig) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(cfg.Places) == 0 {
+	if len(cfg.Places) == 0 && !cfg.Waits {
 		cfg.Places = []capture.Place{{}}
 	}
 	for _, p := range cfg.Places {
@@ -155,7 +159,7 @@ func newRecorder(cfg *RecorderConfig) (_ *Recorder, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, err
 	}
-	r := &Recorder{settings: settings{snap: cfg.Snap, quarter: cfg.Ring / 4, everything: cfg.everything, replayed: cfg.replayed, hook: cfg.Hook}}
+	r := &Recorder{waits: cfg.Waits, settings: settings{snap: cfg.Snap, quarter: cfg.Ring / 4, everything: cfg.everything, replayed: cfg.replayed, hook: cfg.Hook}}
 	defer func() {
 		if err != nil {
 			r.free()
@@ -183,66 +187,43 @@ func newRecorder(cfg *RecorderConfig) (_ *Recorder, err error) {
 
 // Add has another place recorded from now on. It may be called between calls of Next.
 func (r *Recorder) Add(p capture.Place) error {
-	t := &taps{place: p, zone: r.zones.Add(p.Name), instance: uint32(len(r.taps)), links: map[int]tap{}}
+	t := &taps{place: p, zone: r.zones.Add(p.Name), instance: r.added, links: map[int]tap{}}
+	r.added++
 	if err := t.load(&r.maps, &r.settings); err != nil {
 		return err
 	}
 	r.taps = append(r.taps, t)
-	if _, err := t.attach(true); err != nil {
-		return err
-	}
-	return nil
+	_, err := t.attach(true)
+	r.settings.hook = t.hook
+	return err
 }
 
 // Hook returns where the programs are attached.
-func (r *Recorder) Hook() Hook { return r.taps[0].hook }
+func (r *Recorder) Hook() Hook { return r.settings.hook }
 
 // SetFilter changes which segments are looked at. Connections that are no longer
-// among them are kept until they are given up for being quiet.
+// among them are kept until they are given up for being quiet. For a moment, both the
+// old and the new filter do.
 func (r *Recorder) SetFilter(f capture.Filter) error {
-	const byPort, byAddress = 1, 2
-	var words [1024]uint64
-	by := uint32(0)
-	for _, p := range f.Ports {
-		by |= byPort
-		for n := int(p.First); n <= int(p.Last); n++ {
-			words[n>>6] |= 1 << (n & 63)
-		}
+	var set, old uint32
+	if len(f.Ports) > 0 {
+		set |= byPort
 	}
-	type prefix struct {
-		bits uint32
-		addr [16]byte
+	if len(f.Prefixes) > 0 {
+		set |= byPrefix
 	}
-	var old []prefix
-	var p prefix
-	var yes uint8
-	for it := r.maps.Prefixes.Iterate(); it.Next(&p, &yes); {
-		old = append(old, p)
+	err := r.maps.Filters.Lookup(uint32(0), &old)
+	if err == nil {
+		// A filter that is to go goes first, so that nothing is judged by an empty one.
+		err = errors.Join(
+			r.maps.Filters.Put(uint32(0), set&old),
+			r.maps.Ports.Put(uint32(0), portSet(f.Ports)),
+			replace(r.maps.Prefixes, prefixKeys(f.Prefixes)),
+			r.maps.Filters.Put(uint32(0), set),
+		)
 	}
-	for _, n := range f.Prefixes {
-		by |= byAddress
-		p := prefix{uint32(n.Bits()), n.Addr().As16()}
-		if n.Addr().Is4() {
-			p.bits += 96
-		}
-		old = slices.DeleteFunc(old, func(o prefix) bool { return o == p })
-		if err := r.maps.Prefixes.Put(p, uint8(1)); err != nil {
-			return fmt.Errorf("prefix %s: %w", n, err)
-		}
-	}
-	// What narrows comes last, so that nothing is missed that both let through.
-	for i, w := range words {
-		if err := r.maps.Ports.Put(uint32(i), w); err != nil {
-			return err
-		}
-	}
-	if err := r.maps.Filters.Put(uint32(0), by); err != nil {
-		return err
-	}
-	for _, p := range old {
-		if err := r.maps.Prefixes.Delete(p); err != nil {
-			return err
-		}
+	if err != nil {
+		return fmt.Errorf("set the recorder's filter: %w", err)
 	}
 	return nil
 }
@@ -372,11 +353,15 @@ func (r *Recorder) tick(now time.Time) error {
 		r.end(err)
 		return r.err
 	}
-	over := len(r.taps) > 0
-	for _, t := range r.taps {
-		over = over && t.over(now)
-	}
-	if over && r.stopped.Load() == 0 {
+	r.taps = slices.DeleteFunc(r.taps, func(t *taps) bool {
+		if !t.over(now) {
+			return false
+		}
+		t.close()
+		r.notices = append(r.notices, t.place.Title+" has ended")
+		return true
+	})
+	if len(r.taps) == 0 && !r.waits {
 		r.Stop()
 	}
 	if now.Sub(r.loaded).Abs() >= loadEvery {
