@@ -286,6 +286,23 @@ INLINE int unread_of(const struct sock *sk, u32 *unread, u32 *rcv_nxt)
 	return 1;
 }
 
+/* The verifier must see the bound of a length where it is used: the compiler is made
+ * to forget that it knows it. */
+INLINE u64 bounded(u64 len)
+{
+	if (len > HEAD)
+		len = HEAD;
+	asm volatile("" : "+r"(len));
+	return len;
+}
+
+INLINE void copy_head(struct record *r, const void *from, u64 len)
+{
+	len = bounded(len);
+	if (len <= HEAD && !bpf_probe_read_kernel(r->head, len, from))
+		r->head_len = len;
+}
+
 /* The beginning of what was received and not read. Only what is in the buffer's
  * linear part: pages have no address here. */
 INLINE void queue_head(struct record *r, const struct sock *sk)
@@ -305,11 +322,7 @@ INLINE void queue_head(struct record *r, const struct sock *sk)
 	len -= paged;
 	if ((s32)skip < 0 || skip >= len)
 		return;
-	len -= skip;
-	if (len > HEAD)
-		len = HEAD;
-	if (!bpf_probe_read_kernel(r->head, len, data + skip))
-		r->head_len = len;
+	copy_head(r, data + skip, len - skip);
 }
 
 /* The number that /proc/PID/fd shows for a socket, 0 if no file has it. */
@@ -364,24 +377,18 @@ INLINE void segment(struct record *r, const struct sk_buff *skb, const struct tc
 	r->flags |= SEGMENT;
 	if (offset >= len)
 		return;
-	r->len = len -= offset;
-	if (len > HEAD)
-		len = HEAD;
+	r->len = len - offset;
 	if (has_dynptr) {
 		struct bpf_dynptr packet;
+		u64 wanted = bounded(len - offset);
 
-		if (!bpf_dynptr_from_skb(skb, 0, &packet) && !bpf_dynptr_read(r->head, len, &packet, offset, 0))
-			r->head_len = len;
+		if (wanted <= HEAD && !bpf_dynptr_from_skb(skb, 0, &packet) && !bpf_dynptr_read(r->head, wanted, &packet, offset, 0))
+			r->head_len = wanted;
 		return;
 	}
-	u32 linear = skb->len - skb->data_len;
-	if (offset >= linear)
-		return;
-	linear -= offset;
-	if (len > linear)
-		len = linear;
-	if (!bpf_probe_read_kernel(r->head, len & (2 * HEAD - 1), skb->data + offset))
-		r->head_len = len;
+	u32 linear = len - skb->data_len;
+	if (offset < linear)
+		copy_head(r, skb->data + offset, linear - offset);
 }
 
 SEC("tp_btf/tcp_send_reset")

@@ -29,6 +29,7 @@ type wanted struct {
 	unread          int    // -1: not said
 	owner           string // "server", "client" or "" for one that must not be known
 	head            string
+	anyHead         bool // the kernel may not be able to read it
 	segment         bool // an answer to a segment that is as long as head, or 0
 }
 
@@ -57,7 +58,7 @@ func (w *wanted) match(x *capture.SocketFact, ns uint64, server, client netip.Ad
 	check(x.Owner.PID == pids[w.owner] && x.Owner.Command == w.owner, "owner %+v", x.Owner)
 	check(x.Where == ns, "namespace %d", x.Where)
 	check(x.HasSegment == w.segment && (!w.segment || x.Len == len(w.head)), "segment %t of %d", x.HasSegment, x.Len)
-	if w.head != "" {
+	if w.head != "" && !(w.anyHead && len(x.Head) == 0) {
 		check(string(x.Head) == w.head, "head %q", x.Head)
 	}
 	return wrong
@@ -240,6 +241,43 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// wantedHere returns what can be told on the running kernel.
+func (r *row) wantedHere(t *testing.T) (want []wanted) {
+	has, names := thisKernel(t)
+	for _, w := range r.want {
+		if !names[w.reason] {
+			w.reason = ""
+		}
+		// Before there were reasons, only whole sockets were told of (5c487bb9).
+		if has.reason || w.state != "TIME_WAIT" {
+			if w.head != "" && !has.dynptr {
+				w.anyHead = true
+			}
+			want = append(want, w)
+		}
+	}
+	return want
+}
+
+// thisKernel returns what the running kernel has, and which reasons it names.
+func thisKernel(t *testing.T) (has kernelFeatures, names map[string]bool) {
+	t.Helper()
+	types, err := kernelTypes(btfFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if has, err = readFeatures(types); err != nil {
+		t.Fatal(err)
+	}
+	names = map[string]bool{}
+	if has.reason {
+		for _, name := range readReasons(types) {
+			names[name] = true
+		}
+	}
+	return has, names
+}
+
 func (r *row) run(t *testing.T, listen, host string) {
 	ns, inode := newNamespace(t)
 	f := openFor(t, FactsConfig{Namespaces: []uint64{inode}, Closes: true})
@@ -255,8 +293,9 @@ func (r *row) run(t *testing.T, listen, host string) {
 	r.provoke(t, ns, server, client)
 	peer := netip.AddrPortFrom(at.Addr(), uint16(atoi(t, client.port)))
 	pids := map[string]int{"server": server.pid(), "client": client.pid()}
+	want := r.wantedHere(t)
 	missing := func(all []*capture.SocketFact) (left []wanted) {
-		for _, w := range r.want {
+		for _, w := range want {
 			if !slices.ContainsFunc(all, func(x *capture.SocketFact) bool { return w.match(x, inode, at, peer, pids) == nil }) {
 				left = append(left, w)
 			}
@@ -299,21 +338,33 @@ func TestNoConnection(t *testing.T) {
 	client.do("close")
 	inject(t, ns, 5555, port, 1000, 2000, request)
 	inject(t, ns, 5556, 2, 3000, 4000, request)
+	has, names := thisKernel(t)
 	facts := map[string]*capture.SocketFact{}
-	all := gather(t, f, func(all []*capture.SocketFact) bool { return len(all) >= 4 })
+	all := gather(t, f, func(all []*capture.SocketFact) bool { return len(all) >= 4 || len(all) >= 2 && !names["NO_SOCKET"] })
 	for _, x := range all {
 		facts[fmt.Sprintf("%v %s %d", x.Kind, x.Reason, x.Remote.Port)] = x
 	}
+	reason := func(name string) string {
+		if names[name] {
+			return name
+		}
+		return ""
+	}
+	head := func(x *capture.SocketFact) bool {
+		return string(x.Head) == request || !has.dynptr && len(x.Head) == 0
+	}
 	// What the listener answers for a connection that it knows nothing of.
-	if x := facts["reset-sent TCP_FLAGS 5555"]; x == nil {
+	if x := facts["reset-sent "+reason("TCP_FLAGS")+" 5555"]; x == nil {
 		t.Errorf("no TCP_FLAGS in %v", facts)
-	} else if x.Local.Port != port || x.State != "LISTEN" || x.Active || !x.HasSegment || x.Seq != 1000 || x.Ack != 2000 || string(x.Head) != request || x.HasUnread || x.Owner.PID != server.pid() {
+	} else if x.Local.Port != port || x.State != "LISTEN" || x.Active || !x.HasSegment || x.Seq != 1000 || x.Ack != 2000 || !head(x) || x.HasUnread || x.Owner.PID != server.pid() {
 		t.Errorf("%+v", *x)
 	}
 	// Without any socket.
-	if x := facts["reset-sent NO_SOCKET 5556"]; x == nil {
+	if x := facts["reset-sent NO_SOCKET 5556"]; x == nil && !has.reason {
+		t.Log("this kernel does not tell of resets without a socket")
+	} else if x == nil {
 		t.Errorf("no NO_SOCKET in %v", facts)
-	} else if x.Local.Port != 2 || x.State != "" || x.Seq != 3000 || string(x.Head) != request || x.Where != inode || x.Owner.Known() {
+	} else if x.Local.Port != 2 || x.State != "" || x.Seq != 3000 || !head(x) || x.Where != inode || x.Owner.Known() {
 		t.Errorf("%+v", *x)
 	}
 	refused := 0
