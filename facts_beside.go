@@ -13,37 +13,39 @@ import (
 	"whyreset/correlate"
 )
 
-// Facts beside a live capture: evidence of what packets do not show.
+// Facts beside a live capture are evidence of what packets do not show. Those that are
+// nil are none.
 type beside struct {
-	src    factSource // nil if there are none
+	src    factSource // nil after an error
 	names  *container.Names
 	zones  *capture.Zones
 	places map[uint64]string // their names, by namespace
 	forget context.CancelFunc
 }
 
-// factsBeside has the kernel tell of the sockets in the places that are listened in,
-// if it may be asked. It also says in the line on what is listened to whether it is.
-// That it is not is no error: packets tell most of what there is to tell.
-func (c *command) factsBeside(ctx context.Context, zones *capture.Zones) (_ *beside, with string) {
-	b := &beside{zones: zones, places: c.live.spaces, forget: func() {}}
-	if c.live.ebpf == ebpfNo {
-		return b, ""
-	}
-	if err := b.open(ctx, c); err != nil {
-		return b, ", without the kernel's facts: " + strings.TrimPrefix(err.Error(), "eBPF cannot be used: ")
+// factsBeside has the kernel tell of the sockets in some namespaces, if it may be
+// asked; places are what the capture calls those. It also says, in words for the line
+// on what is listened to, whether it is asked. That it is not is no error: packets
+// tell most of what there is to tell.
+func factsBeside(filter capture.Filter, places map[uint64]string, zones *capture.Zones) (_ *beside, with string) {
+	b, err := openBeside(filter, places, zones)
+	if err != nil {
+		return nil, ", without the kernel's facts: " + strings.TrimPrefix(err.Error(), "eBPF cannot be used: ")
 	}
 	return b, ", with the kernel's facts"
 }
 
-// open has the kernel tell.
-func (b *beside) open(ctx context.Context, c *command) (err error) {
-	if b.src, err = c.openFactsBeside(slices.Sorted(maps.Keys(b.places))); err != nil {
-		return err
+// openBeside is factsBeside where that may not fail.
+func openBeside(filter capture.Filter, places map[uint64]string, zones *capture.Zones) (*beside, error) {
+	src, err := openFactsBeside(filter, slices.Sorted(maps.Keys(places)))
+	if err != nil {
+		return nil, err
 	}
-	ctx, b.forget = context.WithCancel(context.WithoutCancel(ctx))
+	b := &beside{src: src, zones: zones, places: places}
+	var ctx context.Context
+	ctx, b.forget = context.WithCancel(context.Background())
 	b.names = container.Local().Names(ctx)
-	return nil
+	return b, nil
 }
 
 // follow has the kernel tell of the places that have come, too.
@@ -51,7 +53,7 @@ func (b *beside) follow() error { return b.src.Follow(slices.Sorted(maps.Keys(b.
 
 // read hands the tracker what the kernel has told. It does not wait.
 func (b *beside) read(t *correlate.Tracker) error {
-	if b.src == nil {
+	if b == nil || b.src == nil {
 		return nil
 	}
 	now := time.Now()
@@ -68,7 +70,7 @@ func (b *beside) read(t *correlate.Tracker) error {
 // last is read for when nothing more is to come.
 func (b *beside) last(t *correlate.Tracker) error {
 	now := time.Now()
-	if err := b.read(t); err != nil || b.src == nil {
+	if err := b.read(t); err != nil || b == nil || b.src == nil {
 		return err
 	}
 	b.src.Flush(b.tell(t))
@@ -86,7 +88,18 @@ func (b *beside) tell(t *correlate.Tracker) func(*capture.SocketFact) {
 	}
 }
 
+// namesOf returns what names containers, nil if nothing tells of any.
+func (b *beside) namesOf() *container.Names {
+	if b == nil {
+		return nil
+	}
+	return b.names
+}
+
 func (b *beside) close() {
+	if b == nil {
+		return
+	}
 	b.forget()
 	if b.src != nil {
 		b.src.Close()

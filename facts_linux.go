@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"whyreset/bpf"
+	"whyreset/capture"
 	"whyreset/capture/container"
 )
 
@@ -97,8 +98,8 @@ func (c *command) openFactsAlone(ctx context.Context) (factSource, func() string
 }
 
 // openFactsBeside has the kernel tell of the sockets in some namespaces.
-func (c *command) openFactsBeside(spaces []uint64) (factSource, error) {
-	cfg := bpf.FactsConfig{Filter: c.filter, Namespaces: spaces, Closes: true}
+func openFactsBeside(filter capture.Filter, spaces []uint64) (factSource, error) {
+	cfg := bpf.FactsConfig{Filter: filter, Namespaces: spaces, Closes: true}
 	facts, err := bpf.OpenFacts(cfg)
 	if err != nil {
 		return nil, err

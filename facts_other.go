@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"errors"
+
+	"whyreset/capture"
 )
 
 var errNoFacts = errors.New("eBPF needs Linux")
@@ -15,4 +17,4 @@ func (c *command) openFactsAlone(context.Context) (factSource, func() string, er
 }
 
 // openFactsBeside returns an error.
-func (c *command) openFactsBeside([]uint64) (factSource, error) { return nil, errNoFacts }
+func openFactsBeside(capture.Filter, []uint64) (factSource, error) { return nil, errNoFacts }

@@ -182,8 +182,12 @@ func (c *command) watch(ctx context.Context) int {
 		return exitError
 	}
 	defer src.Close()
-	facts, with := c.factsBeside(ctx, src.Zones())
-	defer facts.close()
+	var facts *beside
+	var with string
+	if l.ebpf != ebpfNo {
+		facts, with = factsBeside(c.filter, l.spaces, src.Zones())
+		defer facts.close()
+	}
 	var rec *capture.Recording
 	if l.write != "" {
 		if rec, err = capture.CreateRecording(l.write, l.files, l.size, l.giveAway); err != nil {
@@ -213,7 +217,7 @@ func (c *command) watch(ctx context.Context) int {
 		where[i] = l.places[i].String()
 	}
 	fmt.Fprintf(c.stderr, "whyreset: listening on %s\n", oneLine(strings.Join(where, "; ")+with))
-	j.names = facts.names
+	j.names = facts.namesOf()
 	w := &watcher{job: j, command: c, src: src, facts: facts, summary: summary}
 	stopped := w.run(ctx)
 	w.complainOf(facts.last(w.tracker))

@@ -32,8 +32,8 @@ func (c *command) record(ctx context.Context) int {
 		return exitError
 	}
 	defer src.Close()
-	facts := &beside{zones: src.Zones(), places: l.spaces, forget: func() {}}
-	if err := facts.open(ctx, c); err != nil {
+	facts, err := openBeside(c.filter, l.spaces, src.Zones())
+	if err != nil {
 		c.complain(withoutEBPF(err))
 		return exitError
 	}
