@@ -117,8 +117,10 @@ func (c *command) watchDemo(ctx context.Context, p *demoProgram, t *http.Transpo
 	j.eager = true
 	few := &demoFindingsLive{firstFindings: firstFindings{Writer: j.writer, out: j.out}, program: p, began: time.Now()}
 	j.writer = few
-	w := &watcher{job: j, command: c, src: p.src, summary: notifySummary()}
-	return c.conclude(j, p.src, w.run(ctx)), few.n
+	w := &watcher{job: j, command: c, src: p.src, facts: p.facts, summary: notifySummary()}
+	stopped := w.run(ctx)
+	w.complainOf(p.facts.last(w.tracker))
+	return c.conclude(j, p.src, stopped), few.n
 }
 
 // demoFindingsLive shows the first finding of each verdict, with what the client
@@ -154,6 +156,7 @@ func (w *demoFindingsLive) Finding(f *correlate.Finding) error {
 // A demoProgram is a server in a namespace of its own, and what watches it.
 type demoProgram struct {
 	src    *capture.Live
+	facts  *beside // nil where the kernel may not be asked
 	server *http.Server
 	dials  chan demoDial // to the thread that is inside
 
@@ -188,6 +191,7 @@ func startDemo() (_ *demoProgram, err error) {
 		space.Close()
 		return nil, err
 	}
+	p.facts, _ = factsBeside(capture.Filter{}, map[uint64]string{space.Inode(): ""}, p.src.Zones())
 	listening := make(chan error, 1)
 	var ln net.Listener
 	go func() {
@@ -225,6 +229,7 @@ func (p *demoProgram) close() {
 	if p.server != nil {
 		p.server.Close()
 	}
+	p.facts.close()
 	p.src.Close()
 	close(p.dials)
 }
