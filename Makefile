@@ -4,24 +4,36 @@ export CGO_ENABLED = 0
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME = 30s
-NEEDS = jq tcpdump ip nft dockerd podman conmon runc containerd
-DEBS = jq tcpdump iproute2 nftables docker.io podman conmon runc containerd
+CLANG = clang-19
+NEEDS = jq tcpdump ip nft dockerd podman conmon runc containerd $(CLANG) llvm-strip-19
+DEBS = jq tcpdump iproute2 nftables docker.io podman conmon runc containerd $(CLANG) llvm-19
 # Debian has Caddy and Node as well; what is not there is skipped, aloud.
 WITNESSES = tcpdump ip nft nginx apache2 haproxy lighttpd /usr/bin/gunicorn /usr/bin/uvicorn curl node caddy
 WITNESS_DEBS = tcpdump iproute2 nftables nginx-light apache2 haproxy lighttpd gunicorn uvicorn python3-aiohttp python3-requests curl nodejs caddy
 
-.PHONY: test check build fuzz bench bench-cost bench-truth test-kernel tools
+.PHONY: test check build fuzz bench bench-cost bench-truth test-kernel tools generate generated
 
 # What CI runs: all that must hold for a change.
 # One package at a time: real programs keep their time only on a machine that is
 # not busy with other tests.
-test: tools check build
+test: tools check generated build
 	go test -p 1 ./...
 
 check:
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not gofmt-clean:"; echo "$$out"; exit 1; fi
 	go vet ./...
 	go run $(STATICCHECK) ./...
+
+# Makes the programs for the kernel anew from their C.
+generate:
+	go generate ./bpf
+
+# Fails if that changes anything: what is committed is what its source says.
+generated:
+	@before=$$(cat bpf/*_bpfe?.* | sha256sum); $(MAKE) --no-print-directory generate; \
+	if [ "$$before" != "$$(cat bpf/*_bpfe?.* | sha256sum)" ]; then \
+		echo "the objects in bpf are not those of its C files: make generate, and commit them"; exit 1; \
+	fi
 
 build:
 	GOOS=linux GOARCH=amd64 go build -trimpath -o /dev/null .
