@@ -26,8 +26,7 @@ type taps struct {
 	programs programs
 	links    map[int]tap // by interface index
 	sockets  []int       // of socket filters
-	named    []net.Interface
-	ended    time.Time // when the place had; zero: it has not
+	ended    time.Time   // when the place had; zero: it has not
 }
 
 // programs are those that are loaded: of each hook, or of both where it is not
@@ -75,6 +74,9 @@ func (t *taps) load(maps *recorderMaps, s *settings) error {
 		if err := spec.Variables[v.name].Set(v.value); err != nil {
 			return err
 		}
+	}
+	for name, m := range map[string]*ebpf.Map{recorderMapConns: maps.Conns, recorderMapRing: maps.Ring} {
+		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
 	t.hook = s.hook
 	var programs any = &t.programs

@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		any = true
 		image, err := k.fetch(ctx, cache)
 		if err != nil {
-			failed = append(failed, fmt.Errorf("Linux %s: %w", k.name, err))
+			failed = append(failed, fmt.Errorf("kernel %s: %w", k.name, err))
 			continue
 		}
 		start := time.Now()
@@ -113,7 +113,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			err = errors.New("no test passed: all were skipped, or there are none of that name")
 		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("Linux %s: %w", k.name, err))
+			failed = append(failed, fmt.Errorf("kernel %s: %w", k.name, err))
 			continue
 		}
 		fmt.Fprintf(stdout, "Linux %s: %d tests passed, %d skipped, in %.1f s\n", r.release, r.passed, len(r.skipped), time.Since(start).Seconds())
@@ -177,7 +177,7 @@ func (k *kernel) fetch(ctx context.Context, cache string) (string, error) {
 		}
 	}
 	if newest == "" {
-		return "", fmt.Errorf("Debian's %s has no package %v", k.suite, k.images)
+		return "", fmt.Errorf("no package %v in Debian %s", k.images, k.suite)
 	}
 	if _, err := apt("apt-get", "download", newest); err != nil {
 		return "", err
