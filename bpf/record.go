@@ -110,38 +110,61 @@ func (r *replay) record(c *recorderConn) {
 	if from != 0 {
 		r.out = append(r.out, r.elision(c, &ends, from))
 	}
-	var end [2]uint32 // behind what was added of the burst
+	var bursts [2]burst
 	for _, k := range r.kept {
 		s := k.slot
 		if s.Time < from {
 			continue
 		}
-		seg := r.segment(&ends, s, k.half)
+		seg, b := r.segment(&ends, s, k.half), &bursts[k.half]
+		seg.Flags &^= capture.SYN // its data counts for itself
 		switch s.Kind {
 		case firstOfBurst:
-			if head := c.Half[k.half].headOf(s); head != nil {
-				seg.Payload = head
-				if len(head) < seg.Len {
-					seg.Elided = &capture.Elision{Tail: s.Tail[:min(int(s.Ended), len(s.Tail))]}
-				}
-			}
+			*b = burst{first: s.Seq, head: c.Half[k.half].headOf(s)}
+			b.fill(&seg, s)
 		case lastOfBurst:
-			if gap := s.Seq - end[k.half]; int32(gap) > 0 && s.Skipped > 0 {
+			if gap := s.Seq - b.end; int32(gap) > 0 && s.Skipped > 0 {
 				bulk := seg
-				bulk.Seq, bulk.Len = end[k.half], int(min(gap, s.Skipped))
+				bulk.Seq, bulk.Len = b.end, int(min(gap, s.Skipped))
+				bulk.Payload = b.of(bulk.Seq, bulk.Len)
 				bulk.Elided = &capture.Elision{Bulk: true}
 				r.out = append(r.out, bulk)
 			}
-			if n := min(int(s.Ended), len(s.Tail)); n >= seg.Len {
-				seg.Payload = s.Tail[:seg.Len]
-			} else {
-				seg.Elided = &capture.Elision{Tail: s.Tail[:n]}
-			}
+			b.fill(&seg, s)
 		}
 		if s.Len > 0 {
-			end[k.half] = s.Seq + s.Len
+			b.end = s.Seq + s.Len
 		}
 		r.out = append(r.out, seg)
+	}
+}
+
+// A burst is what one end sends without the other speaking.
+type burst struct {
+	first uint32 // the sequence number of its first byte
+	end   uint32 // and behind the last of what was added
+	head  []byte // how it begins
+}
+
+// of returns what is known of the payload at seq.
+func (b *burst) of(seq uint32, n int) []byte {
+	at := int(int32(seq - b.first))
+	if at < 0 || at >= len(b.head) {
+		return nil
+	}
+	return b.head[at:min(at+n, len(b.head))]
+}
+
+// fill gives seg what is known of its payload.
+func (b *burst) fill(seg *capture.Segment, s *recorderSlot) {
+	seg.Payload = b.of(seg.Seq, seg.Len)
+	if len(seg.Payload) == seg.Len {
+		return
+	}
+	if n := min(int(s.Ended), len(s.Tail)); n >= seg.Len {
+		seg.Payload = s.Tail[:seg.Len]
+	} else {
+		seg.Elided = &capture.Elision{Tail: s.Tail[:n]}
 	}
 }
 
@@ -154,7 +177,8 @@ func shaker(c *recorderConn, i int) int {
 	return client
 }
 
-// headOf returns the first bytes of s, or nil if a later burst took their place.
+// headOf returns how the burst begins whose first segment is s, or nil if a later
+// one took its place.
 func (h *recorderHalf) headOf(s *recorderSlot) []byte {
 	if s.Head == 0 || int(s.Head) > len(h.Heads) {
 		return nil
@@ -163,7 +187,7 @@ func (h *recorderHalf) headOf(s *recorderSlot) []byte {
 	if hd.Turn != s.Turn {
 		return nil
 	}
-	return hd.Bytes[:min(hd.Len, s.Len, uint32(len(hd.Bytes)))]
+	return hd.Bytes[:min(hd.Len, uint32(len(hd.Bytes)))]
 }
 
 // begin returns from when on everything was kept that framing needs: 0 if that is all

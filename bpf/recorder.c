@@ -426,6 +426,28 @@ INLINE void keep_head(struct __sk_buff *skb, struct half *h, const struct segmen
 		keep_tail(skb, s, to);
 }
 
+/* grow_head adds what follows it at once to the beginning of a burst. */
+INLINE void grow_head(struct __sk_buff *skb, struct half *h, const struct segment *s)
+{
+	struct head *hd = &h->heads[h->turns % HEADS];
+	u32 left = s->len, at = s->at;
+
+	if (hd->turn != h->turns || s->seq - h->first != hd->len)
+		return;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 3; i++) {
+		u32 off = hd->len, n = left < STEP ? left : STEP;
+
+		if (n == 0 || off > SNAP - STEP || off + n > snap)
+			return;
+		if (load(skb, at, hd->bytes + off, AT_LEAST_1(n, STEP)))
+			return;
+		hd->len = off + n;
+		at += n;
+		left -= n;
+	}
+}
+
 /* PAUSE is how long a sender must have been silent for what it sent before to be
  * kept as well: it may end a response, and what comes now the connection. */
 #define PAUSE 200000000ULL
@@ -501,13 +523,14 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 		if (c->client == dir && p->last_data && c->speaking != dir && s->time > p->last_data)
 			account(REUSED, dir, s->time - p->last_data);
 		if (c->speaking < 0) {
-			/* What they agree on at the beginning decides how all else is read: so
-			 * that goes up as a whole. */
+			/* How it begins decides how all else is read: so unless that is a
+			 * request, it goes up. */
 			c->sealed = (ntohl(four) >> 8 & 0xffff00) == 0x160300;
-			up = c->sealed || what == PREFACE;
+			up = what != REQUEST;
 		}
 		c->speaking = dir;
 	} else {
+		grow_head(skb, h, s);
 		keep_last(skb, h, s);
 	}
 	h->last_data = s->time;
@@ -525,6 +548,7 @@ INLINE int shake(struct conn *c, const struct segment *s, int dir)
 		account(OPENED, c->client, 0);
 	}
 	keep(&c->shake[i], s, BARE);
+	c->shake[i].len = 0; /* data in it (RFC 7413) is kept as data */
 	c->shakes |= 1 << i;
 	return 0;
 }
@@ -654,7 +678,8 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 	} else if (unlikely(s->flags & (RST | FIN))) {
 		up = 1;
 	} else if (s->len == 0) {
-		if (unlikely(c->shakes == 3 && dir == (u32)c->client)) {
+		if (unlikely(c->shakes == 3 && dir == (u32)c->client && !p->turns &&
+			     (!h->n || h->ring[0].time == c->shake[0].time && h->n == 1))) {
 			c->shakes |= 4;
 			keep(&c->shake[2], s, BARE);
 		} else if (!c->up) {

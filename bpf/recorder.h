@@ -8,6 +8,7 @@ enum {
 	SLOTS = 8,        /* segments that are kept of each direction */
 	HEADS = 2,        /* of how many of them the beginning is kept */
 	SNAP = 1024,      /* bytes of that beginning, at most */
+	STEP = 256,       /* by which it grows where it comes in several segments */
 	TAIL = 32,        /* bytes of the end of other segments: a chunk's end, an alert of TLS */
 	WIDE = 8192,      /* bytes of segments that go up by themselves, where records of TLS are to be followed */
 	STREAMED = 64,    /* segments that go up one by one after a record */
@@ -43,6 +44,7 @@ struct slot {
 	u32 pad;
 };
 
+/* How a burst begins. Many servers write a head line by line. */
 struct head {
 	u32 turn; /* of the slot that it belongs to */
 	u32 len;
