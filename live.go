@@ -24,9 +24,10 @@ setcap cap_net_raw=ep on the program).
   -i, --interface IFACE     listen on it; again for more; any: all, and new ones
       --container NAME      in its network; NAME may be an id, or how one begins
                             (Docker, Podman, CRI-O, containerd); again for more
-      --all-containers      in the networks of all that run
+      --all-containers      in the networks of all that run; with --ebpf, that come
       --pid PID             in the network of a process; again for more
       --netns NAME|PATH     in this network namespace; again for more
+      --ebpf                packets stay in the kernel; what matters comes up
       --ebpf=facts          no packets: each reset, as the kernel explains it
       --ebpf=no             packets, and nothing that the kernel adds
       --cgroup NAME|PATH    with --ebpf=facts, of the sockets of a control group
@@ -35,7 +36,7 @@ setcap cap_net_raw=ep on the program).
       --duration TIME       end after 90s, 15m, 2h
       --count N             end after N packets
       --buffer SIZE         the kernel's buffer for bursts (default 64MB)
-      --snap BYTES          capture only so much of each packet
+      --snap BYTES          so much of each packet; of each message with --ebpf
       --user NAME           go on as this user once all is open
 
   sudo whyreset --container web -p 8080 -w /tmp/web --ring 10,100MB -o json
@@ -117,6 +118,8 @@ func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
 		return fmt.Errorf("--count: %d is not a number above 0", f.count)
 	case given("snap") && f.snap < 100:
 		return fmt.Errorf("--snap: %d bytes do not hold the headers: at least 100", f.snap)
+	case l.ebpf == ebpfPackets && f.snap > capture.MaxKept:
+		return fmt.Errorf("--snap: with --ebpf there is room for %d bytes of each message", capture.MaxKept)
 	case given("write") && (l.write == "" || l.write == "-"):
 		return errors.New("--write needs the name of a file; findings go to standard output")
 	case given("ring") && l.write == "":

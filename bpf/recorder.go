@@ -29,13 +29,13 @@ type RecorderConfig struct {
 	Waits bool
 	// Filter says which segments are looked at. It can be changed with SetFilter.
 	Filter capture.Filter
-	// Snap is how many bytes are kept of the first segment of each burst; 0 means
-	// MaxSnap.
+	// Snap is how many bytes are kept of how each burst begins; 0 means
+	// capture.MaxKept, which is the most.
 	Snap int
 	// Connections bounds those that are kept at once; 0 means DefaultConnections.
 	Connections int
-	// Ring is the size in bytes of the buffer through which records come up, a power
-	// of two; 0 means DefaultRing.
+	// Ring is the size in bytes of the buffer through which records come up; the next
+	// power of two is taken. 0 means DefaultRing.
 	Ring int
 	// Hook is where the programs are attached; the zero Hook takes TCX where the
 	// kernel has it, else a socket filter.
@@ -46,8 +46,6 @@ type RecorderConfig struct {
 }
 
 const (
-	// MinSnap holds a start line and little else; MaxSnap is what there is room for.
-	MinSnap, MaxSnap = 64, 1024
 	// DefaultConnections take 6 kB of the kernel's memory each while they are open.
 	DefaultConnections = 32768
 	// DefaultRing holds 1300 connections that end at once.
@@ -148,13 +146,19 @@ func OpenRecorder(cfg RecorderConfig) (*Recorder, error) {
 // newRecorder returns a recorder without places.
 func newRecorder(cfg *RecorderConfig) (_ *Recorder, err error) {
 	if cfg.Snap == 0 {
-		cfg.Snap = MaxSnap
+		cfg.Snap = capture.MaxKept
 	}
 	if cfg.Connections == 0 {
 		cfg.Connections = DefaultConnections
 	}
 	if cfg.Ring == 0 {
 		cfg.Ring = DefaultRing
+	}
+	for size := os.Getpagesize(); ; size *= 2 {
+		if size >= cfg.Ring {
+			cfg.Ring = size
+			break
+		}
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, err

@@ -255,7 +255,7 @@ func (p *parsed) String() string {
 func same(k, d *capture.Segment) bool {
 	return k.Src == d.Src && k.Dst == d.Dst && k.Seq == d.Seq && k.Ack == d.Ack && k.Flags == d.Flags && k.TTL == d.TTL &&
 		k.HasTS == d.HasTS && k.HasOpts == d.HasOpts && k.Window == d.Window && k.WScale == d.WScale && k.IPID == d.IPID &&
-		k.Len == d.Len && bytes.Equal(k.Payload, d.Payload[:min(len(d.Payload), MaxSnap)])
+		k.Len == d.Len && bytes.Equal(k.Payload, d.Payload[:min(len(d.Payload), capture.MaxKept)])
 }
 
 // differs says why the parser may come to something else than the decoder; "" if it

@@ -2,6 +2,9 @@ package capture
 
 import "time"
 
+// MaxKept is how many bytes a recorder can keep of how a message begins.
+const MaxKept = 1024
+
 // An Elision stands for what a recorder in the kernel saw of a connection and did not
 // keep. There are three kinds of segments that have one.
 //
