@@ -286,19 +286,6 @@ GLOBAL int send_record(void)
 	return 0;
 }
 
-/* rest begins a new record where the last one and its stream ended. */
-INLINE void rest(struct conn *c)
-{
-	c->up = 0;
-	for (int i = 0; i < 2; i++) {
-		c->half[i].n = 0;
-		c->half[i].bare.kind = 0;
-		c->half[i].bytes = 0;
-		c->from[i] = c->half[i].next;
-		c->turns[i] = c->half[i].turns;
-	}
-}
-
 INLINE u32 bucket(u64 ns)
 {
 	u64 us = ns / 1000;
@@ -359,9 +346,25 @@ GLOBAL int account(u32 what, u32 client, u64 idle)
 	return 0;
 }
 
+/* rest begins a new record where the last one and its stream ended. */
+INLINE void rest(struct conn *c)
+{
+	c->up = 0;
+	if (c->reset && c->client >= 0) /* it lives on */
+		account(OPENED, c->client, 0);
+	c->reset = 0;
+	for (int i = 0; i < 2; i++) {
+		c->half[i].n = 0;
+		c->half[i].bare.kind = 0;
+		c->half[i].bytes = 0;
+		c->from[i] = c->half[i].next;
+		c->turns[i] = c->half[i].turns;
+	}
+}
+
 INLINE void over(struct conn *c, struct counters *n)
 {
-	if (c->client >= 0)
+	if (c->client >= 0 && !c->reset)
 		account(CLOSED, c->client, 0);
 	n->closed++;
 	bpf_map_delete_elem(&conns, &c->key);
@@ -723,6 +726,10 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 	}
 	send_up(skb, c->born, c->sealed);
 	if (s->flags & RST) {
+		/* Whether the other end takes it, what follows shows: user space takes the
+		 * connection away when nothing has for a while. */
+		if (c->client >= 0 && !c->reset)
+			account(CLOSED, c->client, 0);
 		c->reset = 1;
 		c->streamed = 0;
 	} else if (s->flags & FIN) {
@@ -735,7 +742,7 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 	}
 	if (c->streamed < STREAMED)
 		c->streamed++;
-	else if (!c->reset)
+	else
 		rest(c);
 	return 0;
 }

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -110,7 +111,9 @@ type Recorder struct {
 	loads   []capture.Load
 	rest    []*recorderConn // what was open when Stop was called
 	dumped  bool
-	evicted uint64
+	resets  []resetConn
+	taken   uint64 // connections taken out of the map here
+	evicted uint64 // those of them that had not ended
 	yielded uint64
 	err     error
 }
@@ -314,6 +317,9 @@ func (r *Recorder) take(raw []byte) error {
 	case aSegment:
 		if e, ok := as[recorderEvent](raw); ok {
 			r.replay.event(e, raw)
+			if e.Slot.Flags&uint8(capture.RST) != 0 && e.Born != 0 && len(r.resets) < maxResets {
+				r.resets = append(r.resets, resetConn{e.Key, e.Born, r.ticked})
+			}
 			return nil
 		}
 	}
@@ -339,15 +345,15 @@ func (r *Recorder) dump() error {
 }
 
 func sortByLast(all []*recorderConn) {
-	slices.SortFunc(all, func(a, b *recorderConn) int {
-		x, y := max(a.Half[0].Last, a.Half[1].Last), max(b.Half[0].Last, b.Half[1].Last)
-		if x < y {
-			return -1
-		} else if x > y {
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(all, func(a, b *recorderConn) int { return cmp.Compare(a.last(), b.last()) })
+}
+
+// last returns when c was last heard of.
+func (c *recorderConn) last() uint64 { return max(c.Half[0].Last, c.Half[1].Last) }
+
+// ended reports whether c's end has gone up.
+func (c *recorderConn) ended() bool {
+	return c.Up != 0 && (c.Reset != 0 || c.Half[0].Fin != 0 || c.Half[1].Fin != 0)
 }
 
 // tick does what is to be done now and then.
@@ -370,6 +376,7 @@ func (r *Recorder) tick(now time.Time) error {
 	}
 	if now.Sub(r.loaded).Abs() >= loadEvery {
 		r.loaded = now
+		r.takeResets(now)
 		for _, t := range r.taps {
 			notices, err := t.attach(false)
 			if r.notices = append(r.notices, notices...); err != nil {
@@ -410,7 +417,7 @@ func (r *Recorder) count() error {
 	s.Missed = sum.LostRecords + sum.LostEvents + sum.Full
 	s.Recorder = &capture.RecorderStats{
 		Records: sum.Records, Segments: sum.Events, Lost: sum.LostRecords + sum.LostEvents, Full: sum.Full,
-		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.evicted), Evicted: r.evicted,
+		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.taken), Evicted: r.evicted,
 	}
 	if sum.Undecodable > 0 && s.FirstBad == "" {
 		s.FirstBad = "by the recorder in the kernel, which does not say which"
@@ -458,6 +465,35 @@ func (r *Recorder) Loads() []capture.Load {
 	return l
 }
 
+// A resetConn was reset. In the map it stays a while: if the other end does not take
+// the reset, it goes on.
+type resetConn struct {
+	key  recorderKey
+	born uint64
+	at   time.Time
+}
+
+const (
+	// resetStays is longer than a verdict waits for what follows a reset.
+	resetStays = 3 * time.Second
+	// maxResets bounds those that wait to be taken out of the map; what is beyond it
+	// goes first when the map fills.
+	maxResets = 1 << 16
+)
+
+// takeResets takes the connections out of the map that were reset a while ago.
+func (r *Recorder) takeResets(now time.Time) {
+	n := 0
+	var c recorderConn
+	for ; n < len(r.resets) && now.Sub(r.resets[n].at) >= resetStays; n++ {
+		e := &r.resets[n]
+		if r.maps.Conns.Lookup(&e.key, &c) == nil && c.Born == e.born && c.Reset != 0 && r.maps.Conns.Delete(&e.key) == nil {
+			r.taken++
+		}
+	}
+	r.resets = slices.Delete(r.resets, 0, n)
+}
+
 // evict gives up connections that were quiet longest where little room is left.
 func (r *Recorder) evict() error {
 	size := uint64(r.maps.Conns.MaxEntries())
@@ -471,13 +507,17 @@ func (r *Recorder) evict() error {
 		all = append(all, c)
 	}
 	sortByLast(all)
+	slices.SortStableFunc(all, func(a, b *recorderConn) int { return cmp.Compare(boolByte(b.ended()), boolByte(a.ended())) })
 	keep := int(size * (full - 10) / 100)
 	for i := 0; len(all)-i > keep; i++ {
 		c := all[i]
 		if err := r.maps.Conns.Delete(&c.Key); err != nil {
 			continue // it ended meanwhile
 		}
-		r.evicted++
+		r.taken++
+		if !c.ended() {
+			r.evicted++
+		}
 		if c.Up == 0 {
 			r.replay.record(c)
 		}

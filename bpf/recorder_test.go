@@ -327,3 +327,31 @@ func TestRecorderInterfaces(t *testing.T) {
 		rec.Close()
 	}
 }
+
+// A connection that was reset does not stay in the kernel.
+func TestRecorderResets(t *testing.T) {
+	r := newRoom(t, "127.0.0.1:0", "x")
+	rec := r.record(RecorderConfig{})
+	for range 5 {
+		c := r.dial(1).(*net.TCPConn)
+		if err := c.SetLinger(0); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	tickOnce(t, rec)
+	if s := rec.Stats().Recorder; s.Kept != 5 {
+		t.Fatalf("%+v", *s)
+	}
+	for begin := time.Now(); rec.Stats().Recorder.Kept > 0; tickOnce(t, rec) {
+		if time.Since(begin) > 2*resetStays {
+			t.Fatalf("%+v", *rec.Stats().Recorder)
+		}
+	}
+	if err := rec.readLoads(); err != nil {
+		t.Fatal(err)
+	}
+	if l := rec.Loads(); rec.Stats().Recorder.Evicted != 0 || l[len(l)-1].Open != 0 {
+		t.Errorf("%+v, %+v", *rec.Stats().Recorder, l)
+	}
+}
