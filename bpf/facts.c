@@ -185,23 +185,12 @@ INLINE int owner_of(struct owner *o, const struct sock *sk, const struct connect
 
 INLINE int of_interest(const struct connection *c, u32 set)
 {
-	u32 zero = 0;
-
-	if (set & BY_PORT) {
-		struct ports *p = bpf_map_lookup_elem(&ports, &zero);
-		u32 a = c->local_port, b = c->remote_port;
-		if (!p || !((p->set[a >> 6 & 1023] >> (a & 63) | p->set[b >> 6 & 1023] >> (b & 63)) & 1))
-			return 0;
-	}
+	if (set & BY_PORT && !has_port(c->local_port, c->remote_port))
+		return 0;
 	if (set & BY_NETNS && !bpf_map_lookup_elem(&namespaces, &c->netns))
 		return 0;
-	if (set & BY_PREFIX) {
-		struct prefix a = {.bits = 128}, b = {.bits = 128};
-		__builtin_memcpy(a.address, c->local, 16);
-		__builtin_memcpy(b.address, c->remote, 16);
-		if (!bpf_map_lookup_elem(&prefixes, &a) && !bpf_map_lookup_elem(&prefixes, &b))
-			return 0;
-	}
+	if (set & BY_PREFIX && !has_address(c->local, c->remote))
+		return 0;
 	return 1;
 }
 

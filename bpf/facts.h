@@ -1,6 +1,6 @@
 /* What facts.c knows of the kernel's sockets, what goes up from it, and its maps. */
 #pragma once
-#include "kernel.h"
+#include "filter.h"
 
 static u64 (*bpf_get_current_task)(void) = (void *)35;
 static u64 (*bpf_jiffies64)(void) = (void *)118;
@@ -212,11 +212,6 @@ struct place {
 	u16 port, pad;
 };
 
-struct prefix {
-	u32 bits;
-	u8 address[16];
-};
-
 struct {
 	__uint(type, MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
@@ -247,30 +242,6 @@ struct {
 	__type(value, struct place);
 } stopping SEC(".maps");
 
-/* What to tell of: see filter.go. Each may change while running. */
-enum { BY_PORT = 1, BY_PREFIX = 2, BY_NETNS = 4, BY_PROCESS = 8, BY_CGROUP = 16 };
-struct {
-	__uint(type, MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, u32);
-} filters SEC(".maps");
-struct ports {
-	u64 set[1024];
-};
-struct {
-	__uint(type, MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct ports);
-} ports SEC(".maps");
-struct {
-	__uint(type, MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, NO_PREALLOC);
-	__uint(max_entries, 1024);
-	__type(key, struct prefix);
-	__type(value, u8);
-} prefixes SEC(".maps");
 struct {
 	__uint(type, MAP_TYPE_HASH);
 	__uint(max_entries, 1024);

@@ -2,6 +2,7 @@
 
 /* The recorder: keeps, for every connection, the last segments that matter, and
  * sends them up when it ends. One program for TCX and for socket filters. */
+#include "filter.h"
 #include "recorder.h"
 #include "parse.h"
 
@@ -17,11 +18,6 @@ const volatile u64 ring_quarter;  /* when the reader must be woken */
 
 /* Only what a variable has for its type is described to bpf2go. */
 const struct event *as_event __attribute__((unused));
-
-enum {
-	BY_PORT = 1,
-	BY_ADDRESS = 2,
-};
 
 struct {
 	__uint(type, MAP_TYPE_HASH);
@@ -58,39 +54,6 @@ struct {
 	__type(value, struct load);
 } blank_load SEC(".maps");
 
-/* BY_PORT and BY_ADDRESS; can be changed at any time, as can the next two. */
-struct {
-	__uint(type, MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, u32);
-} filters SEC(".maps");
-
-/* A bit for each port. */
-struct ports {
-	u64 words[1024];
-};
-
-struct {
-	__uint(type, MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct ports);
-} ports SEC(".maps");
-
-struct prefix {
-	u32 bits;
-	u8 addr[16];
-};
-
-struct {
-	__uint(type, MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, NO_PREALLOC);
-	__uint(max_entries, 1024);
-	__type(key, struct prefix);
-	__type(value, u8);
-} prefixes SEC(".maps");
-
 struct {
 	__uint(type, MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -104,31 +67,15 @@ INLINE u64 wake(void)
 	return bpf_ringbuf_query(&ring, RB_AVAIL_DATA) >= ring_quarter ? RB_FORCE_WAKEUP : RB_NO_WAKEUP;
 }
 
-INLINE int has_port(u16 port)
-{
-	u32 zero = 0;
-	struct ports *p = bpf_map_lookup_elem(&ports, &zero);
-
-	return p && (p->words[port >> 6] >> (port & 63) & 1);
-}
-
-INLINE int has_address(const u64 *addr)
-{
-	struct prefix p = {.bits = 128};
-
-	__builtin_memcpy(p.addr, addr, 16);
-	return bpf_map_lookup_elem(&prefixes, &p) != NULL;
-}
-
 INLINE int wanted(const struct segment *s)
 {
 	u32 zero = 0, *by = bpf_map_lookup_elem(&filters, &zero);
 
 	if (!by)
 		return 0;
-	if (*by & BY_PORT && !has_port(ntohs(s->sport)) && !has_port(ntohs(s->dport)))
+	if (*by & BY_PORT && !has_port(ntohs(s->sport), ntohs(s->dport)))
 		return 0;
-	if (*by & BY_ADDRESS && !has_address(s->src) && !has_address(s->dst))
+	if (*by & BY_PREFIX && !has_address(s->src, s->dst))
 		return 0;
 	return 1;
 }
