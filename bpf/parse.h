@@ -26,6 +26,7 @@ struct packet {
 	struct key key;
 	u32 dir;
 	u32 pad;
+	u8 raw[72]; /* how it begins, from raw[2] on: so the IP header is aligned */
 };
 
 struct {
@@ -251,6 +252,47 @@ GLOBAL int ipv6(struct __sk_buff *skb, u32 at)
 		length -= n;
 	}
 	return IS_BAD;
+}
+
+/* common parses what nearly every packet is: Ethernet, IPv4 and TCP, at most with
+ * timestamps. It reads the packet once. */
+INLINE int common(struct __sk_buff *skb, struct packet *p)
+{
+	struct segment *s = &p->s;
+	u8 *link = p->raw + 2, *ip = link + 14, *b = ip + 20;
+	u32 total, header;
+
+	if (skb->len >= 66 ? load(skb, 0, link, 66) : load(skb, 0, link, 54))
+		return 0;
+	total = be16(ip + 2);
+	header = (b[12] >> 4) * 4;
+	if (be16(link + 12) != TYPE_IPV4 || ip[0] != 0x45 || link[0] >> 4 == 4 || ip[9] != TCP ||
+	    be16(ip + 6) & 0x1fff || total < 20 + header || b[13] & SYN)
+		return 0;
+	s->opts = 0;
+	if (header == 32) {
+		if (skb->len < 66 || be32(b + 20) != 0x0101080a)
+			return 0;
+		s->opts = HAS_OPTIONS | HAS_TIMESTAMPS;
+	} else if (header != 20) {
+		return 0;
+	}
+	s->ttl = ip[8];
+	s->ipid = be16(ip + 4);
+	s->src[0] = s->dst[0] = 0;
+	((u32 *)s->src)[2] = ((u32 *)s->dst)[2] = htonl(0xffff);
+	((u32 *)s->src)[3] = *(u32 *)(ip + 12);
+	((u32 *)s->dst)[3] = *(u32 *)(ip + 16);
+	s->sport = *(u16 *)b;
+	s->dport = *(u16 *)(b + 2);
+	s->seq = be32(b + 4);
+	s->ack = be32(b + 8);
+	s->flags = b[13];
+	s->window = be16(b + 14);
+	s->wscale = -1;
+	s->len = total - 20 - header;
+	s->at = 34 + header;
+	return 1;
 }
 
 INLINE int parse(struct __sk_buff *skb)

@@ -124,9 +124,11 @@ GLOBAL int look(struct __sk_buff *skb)
 
 	if (!p)
 		return IS_BAD;
-	what = parse(skb);
-	if (what != IS_TCP)
-		return what;
+	if (ntohs((u16)skb->protocol) != TYPE_IPV4 || !common(skb, p)) {
+		what = parse(skb);
+		if (what != IS_TCP)
+			return what;
+	}
 	if (!wanted(&p->s))
 		return IS_FILTERED;
 	p->s.time = replayed ? skb->tstamp : bpf_ktime_get_ns();
@@ -439,7 +441,7 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	u32 end = s->seq + s->len;
 	struct slot *to;
 	u32 four = 0;
-	int what = 0, up = 0;
+	int what = 0, up = 0, fresh;
 
 	if (h->seen && (s32)(end - h->next) <= 0) {
 		/* Seen before; or it fills a hole, as far as this can tell. */
@@ -459,17 +461,24 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	h->next = end;
 	h->seen = 1;
 	h->bytes += s->len;
-	if (s->len >= 4 && !load(skb, s->at, &four, 4))
-		what = begins(four);
-	if (c->speaking != dir || what || !h->turns) {
-		if (unlikely(c->client < 0) && what) {
-			c->client = what == RESPONSE ? !dir : dir;
-			account(OPENED, c->client, 0);
-		}
+	fresh = c->speaking != dir || !h->turns;
+	if (!fresh && s->len >= 4 && !load(skb, s->at, &four, 4))
+		fresh = begins(four); /* pipelined */
+	if (fresh) {
 		h->turns++;
 		h->first = s->seq;
 		to = push(h, s, FIRST);
 		keep_head(skb, h, s, to);
+		if (unlikely(c->client < 0 || c->speaking < 0)) {
+			struct head *hd = &h->heads[h->turns % HEADS];
+
+			four = hd->len >= 4 ? *(u32 *)hd->bytes : 0;
+			what = begins(four);
+		}
+		if (unlikely(c->client < 0) && what) {
+			c->client = what == RESPONSE ? !dir : dir;
+			account(OPENED, c->client, 0);
+		}
 		if (c->client == dir && p->last_data && c->speaking != dir && s->time > p->last_data)
 			account(REUSED, dir, s->time - p->last_data);
 		if (c->speaking < 0) {
