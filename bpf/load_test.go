@@ -46,6 +46,9 @@ func TestFeatures(t *testing.T) {
 			}
 			t.Fatalf("%s: %v", name, err)
 		}
+		if f.Whole() != has.reason {
+			t.Errorf("%s: whole is %v", name, f.Whole())
+		}
 		if bits == 0 || bits == 15 {
 			abort(t, ns, 1)
 			var x *capture.SocketFact
