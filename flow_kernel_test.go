@@ -171,12 +171,17 @@ type factFeeder struct {
 	facts    []flowFact
 	complete bool
 	lost     uint64
+	spoken   map[[16]byte]bool // the addresses of whose sockets a kernel spoke
 }
 
 func (k *factFeeder) until(now capture.Time) {
 	for len(k.facts) > 0 && k.facts[0].at <= now {
 		if x := &k.facts[0]; x.fact.Kind != 0 {
 			k.tracker.Fact(&x.fact)
+			if k.spoken == nil {
+				k.spoken = map[[16]byte]bool{}
+			}
+			k.spoken[x.fact.Local.Addr] = true
 		} else {
 			k.lost += x.lost
 			k.tracker.FactsUntil(x.at, k.lost)
@@ -188,11 +193,12 @@ func (k *factFeeder) until(now capture.Time) {
 	}
 }
 
-func factConfig(complete bool) correlate.Config {
-	if !complete {
+// config has all addresses of which a kernel spoke be this host's.
+func (k *factFeeder) config() correlate.Config {
+	if !k.complete {
 		return correlate.Config{}
 	}
-	return correlate.Config{Local: func(capture.Endpoint) bool { return true }}
+	return correlate.Config{Local: func(q *correlate.Silence) bool { return k.spoken[q.Local.Addr] }}
 }
 
 // runWithFacts is runProgram for a flow in which kernels speak.
@@ -209,10 +215,11 @@ func runWithFacts(t testing.TB, exit int, file string, facts []flowFact, complet
 	}
 	defer src.Close()
 	j := newJob(c, report.Options{Files: src.Files(), Zones: src.Zones(), StreamIDs: true, Location: time.UTC})
-	cfg := factConfig(complete)
+	k := &factFeeder{facts: facts, complete: complete}
+	cfg := k.config()
 	cfg.MaxConnections, cfg.Brief = c.maxConnections, !c.all
 	j.tracker = correlate.New(cfg, j.finding)
-	k := &factFeeder{tracker: j.tracker, facts: facts, complete: complete}
+	k.tracker = j.tracker
 	k.until(flowEpoch.Add(-time.Second))
 	var seg capture.Segment
 	for {

@@ -36,7 +36,7 @@ type factStore struct {
 	reached capture.Time // until when
 	told    uint64       // how many were lost before that
 	holes   []hole
-	spoken  map[[16]byte]struct{} // addresses of whose sockets a kernel spoke
+	sent    sentLog
 	owners  map[OwnerCount]uint64 // by all but Resets
 	scratch [2]kernelEnd
 }
@@ -60,13 +60,13 @@ type pairFacts struct {
 func (t *Tracker) Fact(f *capture.SocketFact) {
 	s := &t.facts
 	if s.pairs == nil {
-		s.pairs, s.spoken, s.owners = map[uint64]*pairFacts{}, map[[16]byte]struct{}{}, map[OwnerCount]uint64{}
+		s.pairs, s.owners = map[uint64]*pairFacts{}, map[OwnerCount]uint64{}
 	}
 	s.clock = max(s.clock, t.now, f.Time)
 	t.sum.Facts++
 	t.expireFacts(maxFacts - 1)
-	if len(s.spoken) < maxServers {
-		s.spoken[f.Local.Addr] = struct{}{}
+	if f.Kind == capture.ResetSent && !s.sent.add(t.sender(&f.Local, &f.Remote), f.Time, s.clock) {
+		s.miss(f.Time, f.Time)
 	}
 	hash := t.table.longHash(&f.Local, &f.Remote)
 	p := s.pairs[hash]
@@ -91,20 +91,29 @@ func (t *Tracker) Fact(f *capture.SocketFact) {
 	s.held++
 }
 
-// FactsUntil tells the tracker that it has been handed every fact from before at, none
-// being held back by the one who reads them, except for lost ones, the number of which is counted from the beginning. The
-// first call says since when facts are taken. Only where this is known does it mean
-// anything that a kernel did not speak.
-func (t *Tracker) FactsUntil(at capture.Time, lost uint64) {
+// FactsLost tells the tracker how many facts were lost until at, counted from the
+// beginning.
+func (t *Tracker) FactsLost(at capture.Time, lost uint64) {
 	s := &t.facts
-	if s.from == 0 {
-		s.from, s.reached = at, at
-	}
 	if lost > s.told {
 		t.sum.FactsLost += lost - s.told
 		s.told = lost
 		s.miss(s.reached, at)
 	}
+}
+
+// FactsUntil tells the tracker that it has been handed every fact from before at, none
+// being held back by the one who reads them, except for lost ones, the number of which
+// is counted from the beginning. It must have been counted before at: the latest count
+// of those who hand facts over late is told with FactsLost. The first call says since
+// when facts are taken. Only where this is known does it mean anything that a kernel
+// did not speak.
+func (t *Tracker) FactsUntil(at capture.Time, lost uint64) {
+	s := &t.facts
+	if s.from == 0 {
+		s.from, s.reached = at, at
+	}
+	t.FactsLost(at, lost)
 	s.reached = max(s.reached, at)
 	s.clock = max(s.clock, t.now)
 	t.expireFacts(maxFacts)

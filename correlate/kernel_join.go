@@ -19,6 +19,7 @@ type kernelEnd struct {
 	read   int64         // the highest that its owner had read; 0 if it did not say
 	head   []byte        // how what it still had began; nil if it did not say
 	doubt  string        // why nothing of this is believed; "" if it is
+	socket bool          // it spoke of a socket that had received what the other end sent
 }
 
 // A kernelEvent is a reset that a kernel sent, or a close.
@@ -60,15 +61,6 @@ func (k *kernelEnd) aborted() *kernelEvent {
 	return nil
 }
 
-// An unsent says what a kernel's silence means of the first RST in its end's name.
-type unsent uint8
-
-const (
-	maybeSent  unsent = iota // it spoke of it, or cannot be known to have missed it
-	sentOthers               // it sent resets on this connection, and none at that time
-	neverSent                // it sent none at all
-)
-
 // joinFacts gives f what kernels said of the ends of c, and takes that out of the
 // store.
 func (t *Tracker) joinFacts(c *conn, f *facts) {
@@ -90,8 +82,11 @@ func (t *Tracker) joinFacts(c *conn, f *facts) {
 			t.countOwner(k)
 		}
 		if f.resets[i] != nil {
-			f.unsent[i] = t.unsent(f, p, i, &c.ep[d])
+			f.unsent[i] = t.unsent(c, f, i, d)
 		}
+	}
+	if k := f.kernelOf(Server); k != nil && k.socket && c.startSeen && f.openTime != 0 {
+		f.server.told = max(f.server.told, c.start)
 	}
 	if p != nil {
 		before := len(p.facts)
@@ -150,6 +145,9 @@ func (p *pairFacts) tell(k *kernelEnd, c *conn, d int, slack time.Duration) bool
 		where = cmp.Or(x.Where, where)
 		if e.hasUnread {
 			k.read = max(k.read, e.read)
+			if c.near(&e, d) {
+				k.socket = true
+			}
 			k.doubt = cmp.Or(k.doubt, c.contradicts(&e, x.Kind, d, slack))
 		}
 		if len(k.head) == 0 && x.Kind != capture.ResetReceived {
@@ -213,37 +211,6 @@ func (c *conn) contradicts(e *kernelEvent, kind capture.FactKind, d int, slack t
 		return "it had received more when it closed than its FIN acknowledges"
 	}
 	return ""
-}
-
-// unsent compares the first RST in the name of end i with the resets that its
-// kernel sent. Silence means something only where every reset would have been told
-// of, at that time and at that address.
-func (t *Tracker) unsent(f *facts, p *pairFacts, i int, local *capture.Endpoint) unsent {
-	s, r := &t.facts, f.resets[i]
-	if k := f.kernel[i]; k != nil && k.doubt != "" || t.local == nil || !t.local(*local) {
-		return maybeSent
-	}
-	if _, ok := s.spoken[local.Addr]; !ok {
-		return maybeSent // nothing shows that a kernel is behind it at all, and no TCP of a program's own
-	}
-	const wait = 200 * time.Millisecond
-	near := f.slack + wait
-	if !s.whole(r.time.Add(-near), r.time.Add(near)) {
-		return maybeSent
-	}
-	x := neverSent
-	if p != nil {
-		for j := range p.facts {
-			switch e := &p.facts[j]; {
-			case e.Local != *local || e.Kind != capture.ResetSent:
-			case e.Time.Sub(r.time).Abs() <= near:
-				return maybeSent
-			default:
-				x = sentOthers
-			}
-		}
-	}
-	return x
 }
 
 // An OwnerCount counts the resets that the kernel sent for the sockets of one

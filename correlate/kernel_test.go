@@ -149,7 +149,7 @@ func TestFactsExpire(t *testing.T) {
 // However many facts come, memory is bounded, and what is given up is counted and
 // makes no end guilty.
 func TestFactsAreBounded(t *testing.T) {
-	tr, _ := collect(t, Config{Local: func(capture.Endpoint) bool { return true }})
+	tr, _ := collect(t, Config{Local: func(*Silence) bool { return true }})
 	w := newWire()
 	k := newTalk(tr, w, 1)
 	const extra = 5000

@@ -37,6 +37,7 @@ type server struct {
 	away       time.Duration // the least time from its SYN-ACK to the answer, as seen here; 0 if none was seen
 	burst      []departure   // the latest closes of its own accord, at most maxBurst, within restartSpan
 	restarts   []Restart     // the latest, at most maxRestarts
+	told       capture.Time  // when the latest of its connections began of whose sockets its kernel told; 0: none
 	tunnels    *learner      // the same for upgraded connections, from the last bytes to the end; nil if there were none
 
 	header   ipHeader     // of its SYN-ACKs

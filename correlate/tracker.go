@@ -19,12 +19,13 @@ type Config struct {
 	// Brief leaves connections that ended with nothing lost to the Summary,
 	// instead of reporting a finding for each.
 	Brief bool
-	// Local reports whether every reset that is sent from an endpoint by the TCP of
-	// its host becomes a fact (Tracker.Fact): it is on this host, none of its
-	// sockets is filtered out, and the kernel tells of resets without a socket too,
-	// as Linux does from 6.10 on. Nil: that holds for none. Only with it, and with
-	// Tracker.FactsUntil, is anything concluded from a reset that no kernel told of.
-	Local func(capture.Endpoint) bool
+	// Local reports whether a reset that no fact tells of was not sent by the TCP of
+	// the end in whose name it came: that end is a socket on this host, none of
+	// whose resets is filtered out, and the kernel tells of those without a socket
+	// too, as Linux does from 6.10 on. Nil: that holds for none. Only with it, and
+	// with Tracker.FactsUntil, is anything concluded from a reset that no kernel
+	// told of. It is asked for each of those, when its connection is judged.
+	Local func(*Silence) bool
 }
 
 // DefaultMaxConnections is the bound when Config does not set one.
@@ -58,7 +59,8 @@ type Tracker struct {
 	emit      func(*Finding)
 	max       int
 	brief     bool
-	local     func(capture.Endpoint) bool
+	local     func(*Silence) bool
+	replaced  bool // the connection that is judged has given way to one between the same ports
 	facts     factStore
 	scratch   facts
 	counted   ruling   // see facts.counted
@@ -274,7 +276,9 @@ func (t *Tracker) late(s *capture.Segment, hash uint64) bool {
 
 // replace lets a new connection take the place of c in the table.
 func (t *Tracker) replace(c *conn, s *capture.Segment) *conn {
+	t.replaced = true
 	t.finish(c, false)
+	t.replaced = false
 	n := t.open(s, t.table.hash(&s.Src, &s.Dst))
 	t.last = n
 	return n
