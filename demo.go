@@ -95,7 +95,7 @@ func (c *command) explainDemo(ctx context.Context, data []byte) int {
 		return exitError
 	}
 	defer src.Close()
-	j := newJob(c, report.Options{StreamIDs: true, Color: wantsColor(c.stdout)})
+	j := newJob(c, report.Options{StreamIDs: true, Color: wantsColor(c.stdout)}, nil)
 	few := &firstFindings{Writer: j.writer, out: j.out}
 	j.writer = few
 	return c.conclude(j, src, j.run(ctx, src))

@@ -113,7 +113,7 @@ func (c *command) watchDemo(ctx context.Context, p *demoProgram, t *http.Transpo
 	c.live = &live{duration: most}
 	stop := p.run(t)
 	defer stop()
-	j := newJob(c, report.Options{Color: wantsColor(c.stdout)})
+	j := newJob(c, report.Options{Color: wantsColor(c.stdout)}, p.facts)
 	j.eager = true
 	few := &demoFindingsLive{firstFindings: firstFindings{Writer: j.writer, out: j.out}, program: p, began: time.Now()}
 	j.writer = few
@@ -192,6 +192,7 @@ func startDemo() (_ *demoProgram, err error) {
 		return nil, err
 	}
 	p.facts, _ = factsBeside(capture.Filter{}, map[uint64]string{space.Inode(): ""}, p.src.Zones())
+	p.facts.look(capture.Place{Enter: space.Enter})
 	listening := make(chan error, 1)
 	var ln net.Listener
 	go func() {

@@ -32,6 +32,8 @@ type factSource interface {
 	Read(wait time.Duration, emit func(*capture.SocketFact)) error
 	Flush(emit func(*capture.SocketFact)) // what Read still holds back
 	Count() (facts, lost uint64)
+	Held() capture.Time // the earliest fact that Read holds back; 0 if none
+	Whole() bool        // whether all is told of that the kernel sends, but for what is lost
 	Close() error
 	// Follow has it tell of the sockets in these namespaces from now on.
 	Follow(spaces []uint64) error

@@ -21,6 +21,9 @@ type beside struct {
 	zones  *capture.Zones
 	places map[uint64]string // their names, by namespace
 	forget context.CancelFunc
+
+	silences silences
+	since    capture.Time // when they began; 0 once the tracker knows
 }
 
 // factsBeside has the kernel tell of the sockets in some namespaces, if it may be
@@ -41,7 +44,8 @@ func openBeside(filter capture.Filter, places map[uint64]string, zones *capture.
 	if err != nil {
 		return nil, err
 	}
-	b := &beside{src: src, zones: zones, places: places}
+	b := &beside{src: src, zones: zones, places: places, since: capture.Time(time.Now().UnixNano())}
+	b.silences.zones, b.silences.whole = zones, src.Whole()
 	var ctx context.Context
 	ctx, b.forget = context.WithCancel(context.Background())
 	b.names = container.Local().Names(ctx)
@@ -51,19 +55,48 @@ func openBeside(filter capture.Filter, places map[uint64]string, zones *capture.
 // follow has the kernel tell of the places that have come, too.
 func (b *beside) follow() error { return b.src.Follow(slices.Sorted(maps.Keys(b.places))) }
 
+// look looks into the sockets of places, those that are told of, so that more can be
+// concluded from what is not told. It takes the privileges that listening there does.
+func (b *beside) look(places ...capture.Place) {
+	if b == nil || !b.silences.whole {
+		return
+	}
+	for _, p := range places {
+		b.silences.look(p)
+	}
+}
+
+// unsent is what the tracker asks of resets that were not told of, nil for nothing.
+func (b *beside) unsent() func(*correlate.Silence) bool {
+	if b == nil {
+		return nil
+	}
+	return b.silences.unsent
+}
+
 // read hands the tracker what the kernel has told. It does not wait.
 func (b *beside) read(t *correlate.Tracker) error {
 	if b == nil || b.src == nil {
 		return nil
 	}
 	now := time.Now()
+	if b.since != 0 {
+		t.FactsUntil(b.since, 0)
+		b.since = 0
+	}
+	b.silences.sweep(now)
 	if err := b.src.Read(0, b.tell(t)); err != nil {
 		b.src.Close()
 		b.src = nil
 		return fmt.Errorf("warning: going on without the kernel's facts: %w", err)
 	}
+	until := capture.Time(now.Add(-factsLate).UnixNano())
+	if held := b.src.Held(); held != 0 {
+		until = min(until, held)
+	}
 	_, lost := b.src.Count()
-	t.FactsUntil(capture.Time(now.Add(-factsLate).UnixNano()), lost)
+	t.FactsLost(capture.Time(time.Now().UnixNano()), lost)
+	t.FactsUntil(until, lost)
 	return nil
 }
 
@@ -75,6 +108,7 @@ func (b *beside) last(t *correlate.Tracker) error {
 	}
 	b.src.Flush(b.tell(t))
 	_, lost := b.src.Count()
+	t.FactsLost(capture.Time(time.Now().UnixNano()), lost)
 	t.FactsUntil(capture.Time(now.UnixNano()), lost)
 	return nil
 }
@@ -101,6 +135,7 @@ func (b *beside) close() {
 		return
 	}
 	b.forget()
+	b.silences.close()
 	if b.src != nil {
 		b.src.Close()
 	}

@@ -45,6 +45,8 @@ func (f *fakeFacts) Flush(emit func(*capture.SocketFact)) {
 
 func (f *fakeFacts) Count() (facts, lost uint64) { return uint64(f.told), f.lost }
 func (f *fakeFacts) Follow([]uint64) error       { return nil }
+func (f *fakeFacts) Held() capture.Time          { return 0 }
+func (f *fakeFacts) Whole() bool                 { return false }
 
 func (f *fakeFacts) Close() error { return nil }
 

@@ -214,7 +214,7 @@ func runWithFacts(t testing.TB, exit int, file string, facts []flowFact, complet
 		t.Fatal(err)
 	}
 	defer src.Close()
-	j := newJob(c, report.Options{Files: src.Files(), Zones: src.Zones(), StreamIDs: true, Location: time.UTC})
+	j := newJob(c, report.Options{Files: src.Files(), Zones: src.Zones(), StreamIDs: true, Location: time.UTC}, nil)
 	k := &factFeeder{facts: facts, complete: complete}
 	cfg := k.config()
 	cfg.MaxConnections, cfg.Brief = c.maxConnections, !c.all

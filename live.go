@@ -189,6 +189,7 @@ func (c *command) watch(ctx context.Context) int {
 	var with string
 	if l.ebpf != ebpfNo {
 		facts, with = factsBeside(c.filter, l.spaces, src.Zones())
+		facts.look(l.places...)
 		defer facts.close()
 	}
 	var rec *capture.Recording
@@ -214,13 +215,12 @@ func (c *command) watch(ctx context.Context) int {
 		StreamIDs: l.write != "" && l.files == 0,
 		Color:     wantsColor(c.stdout),
 		Location:  c.location,
-	})
+	}, facts)
 	where := make([]string, len(l.places))
 	for i := range l.places {
 		where[i] = l.places[i].String()
 	}
 	fmt.Fprintf(c.stderr, "whyreset: listening on %s\n", oneLine(strings.Join(where, "; ")+with))
-	j.names = facts.namesOf()
 	w := &watcher{job: j, command: c, src: src, facts: facts, summary: summary}
 	stopped := w.run(ctx)
 	w.complainOf(facts.last(w.tracker))

@@ -115,7 +115,7 @@ func start(t *testing.T, cmd *exec.Cmd) *running {
 		defer close(r.ended)
 		for sc := bufio.NewScanner(stderr); sc.Scan(); {
 			r.stderr.WriteString(sc.Text() + "\n")
-			if strings.Contains(sc.Text(), "listening on") {
+			if strings.Contains(sc.Text(), "listening on") || strings.Contains(sc.Text(), "recording in the kernel") {
 				listening <- true
 			}
 		}

@@ -40,7 +40,7 @@ func (c *command) read(ctx context.Context) int {
 		Color:     wantsColor(c.stdout),
 		Location:  c.location,
 	}
-	j := newJob(c, opt)
+	j := newJob(c, opt, nil)
 	// Findings from a pipe may come at any time, and on a terminal somebody waits.
 	j.eager = slices.Contains(c.operands, "-") || isTerminal(c.stdout)
 	defer debug.SetGCPercent(debug.SetGCPercent(idleGCPercent))
@@ -121,20 +121,22 @@ type job struct {
 	err      error                              // the first of writing
 }
 
-func newJob(c *command, opt report.Options) *job {
+// newJob makes a job with the evidence of facts, which may be nil.
+func newJob(c *command, opt report.Options, facts *beside) *job {
 	j := &job{
 		out:      bufio.NewWriterSize(c.stdout, 64<<10),
 		progress: newProgress(c.stderr),
 		all:      c.all, quiet: c.quiet,
 		flushed: time.Now(),
 		rtt:     make(map[capture.Endpoint]time.Duration),
+		names:   facts.namesOf(),
 	}
 	if c.json {
 		j.writer = report.NewJSON(j.out, opt)
 	} else {
 		j.writer = report.NewText(j.out, opt)
 	}
-	j.tracker = correlate.New(correlate.Config{MaxConnections: c.maxConnections, Brief: !c.all}, j.finding)
+	j.tracker = correlate.New(correlate.Config{MaxConnections: c.maxConnections, Brief: !c.all, Local: facts.unsent()}, j.finding)
 	return j
 }
 

@@ -38,6 +38,7 @@ func (c *command) record(ctx context.Context) int {
 		return exitError
 	}
 	defer facts.close()
+	facts.look(l.places...)
 	// Interfaces and containers that come are attached to as they come, which takes
 	// the privileges.
 	if l.user != nil && !c.giveUpPrivileges() {
@@ -49,8 +50,7 @@ func (c *command) record(ctx context.Context) int {
 		Recorded: true,
 		Color:    wantsColor(c.stdout),
 		Location: c.location,
-	})
-	j.names = facts.names
+	}, facts)
 	w := &watcher{job: j, command: c, src: src, facts: facts, summary: summary}
 	var where []string
 	for i := range l.places {
@@ -107,10 +107,12 @@ func (a *arrivals) add(change *container.Change) error {
 	if err := a.facts.follow(); err != nil {
 		return err
 	}
-	return a.src.Add(capture.Place{
+	p := capture.Place{
 		Name: name, Title: "container " + name, Interfaces: a.watcher.command.live.interfaces,
 		Enter: change.Space.Enter, Over: change.Space.Ended,
-	})
+	}
+	a.facts.look(p)
+	return a.src.Add(p)
 }
 
 func (a *arrivals) close() {
