@@ -8,6 +8,7 @@ import (
 	"whyreset/bpf"
 	"whyreset/capture"
 	"whyreset/capture/container"
+	"whyreset/correlate"
 	"whyreset/report"
 )
 
@@ -15,6 +16,9 @@ import (
 func (c *command) record(ctx context.Context) int {
 	l, summary := c.live, notifySummary() // at once: unhandled, the signal kills
 	cfg := bpf.RecorderConfig{Filter: c.filter, Snap: l.snap, Ring: l.buffer, Waits: l.everywhere}
+	if c.maxConnections < correlate.DefaultMaxConnections {
+		cfg.Connections = c.maxConnections
+	}
 	if l.everywhere {
 		l.spaces = map[uint64]string{0: ""} // none yet; an empty list would be all
 	} else {
@@ -26,18 +30,19 @@ func (c *command) record(ctx context.Context) int {
 		defer done()
 		cfg.Places = l.places
 	}
+	// The facts first: they are to explain whatever is recorded.
+	facts, err := openBeside(c.filter, l.spaces, new(capture.Zones))
+	if err != nil {
+		c.complain(withoutEBPF(err))
+		return exitError
+	}
+	defer facts.close()
 	src, err := bpf.OpenRecorder(cfg)
 	if err != nil {
 		c.complain(withoutEBPF(err))
 		return exitError
 	}
 	defer src.Close()
-	facts, err := openBeside(c.filter, l.spaces, src.Zones())
-	if err != nil {
-		c.complain(withoutEBPF(err))
-		return exitError
-	}
-	defer facts.close()
 	facts.look(l.places...)
 	// Interfaces and containers that come are attached to as they come, which takes
 	// the privileges.

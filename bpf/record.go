@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"unsafe"
@@ -78,7 +79,7 @@ func (r *replay) segment(ends *[2]capture.Endpoint, s *recorderSlot, d int) capt
 func (r *replay) event(e *recorderEvent, raw []byte) {
 	ends := e.Key.ends()
 	s := r.segment(&ends, &e.Slot, int(e.Dir&1))
-	payload := raw[unsafe.Offsetof(e.Payload):] // there may be more of it than e has room for
+	payload := raw[unsafe.Sizeof(*e):]
 	if n := min(int(e.Snap), len(payload), s.Len); n > 0 {
 		s.Payload = payload[:n]
 	}
@@ -120,7 +121,13 @@ func (r *replay) record(c *recorderConn) {
 		seg.Flags &^= capture.SYN // its data counts for itself
 		switch s.Kind {
 		case firstOfBurst:
-			*b = burst{first: s.Seq, head: c.Half[k.half].headOf(s)}
+			if s.Skipped > 0 { // interim responses, the latest of which is s
+				passed := seg
+				passed.Seq, passed.Len = s.Seq-s.Skipped, int(s.Skipped)
+				passed.Elided = &capture.Elision{Interim: true}
+				r.out = append(r.out, passed)
+			}
+			*b = burst{first: s.Seq, head: c.headOf(k)}
 			b.fill(&seg, s)
 		case lastOfBurst:
 			if gap := s.Seq - b.end; int32(gap) > 0 && s.Skipped > 0 {
@@ -179,12 +186,9 @@ func shaker(c *recorderConn, i int) int {
 
 // headOf returns how the burst begins whose first segment is s, or nil if a later
 // one took its place.
-func (h *recorderHalf) headOf(s *recorderSlot) []byte {
-	if s.Head == 0 || int(s.Head) > len(h.Heads) {
-		return nil
-	}
-	hd := &h.Heads[s.Head-1]
-	if hd.Turn != s.Turn {
+func (c *recorderConn) headOf(k kept) []byte {
+	hd := &c.Heads[(k.slot.Turn+1)%2*2+uint32(k.half)]
+	if k.slot.Head == 0 || hd.Turn != k.slot.Turn {
 		return nil
 	}
 	return hd.Bytes[:min(hd.Len, uint32(len(hd.Bytes)))]
@@ -202,7 +206,7 @@ func (r *replay) begin(c *recorderConn) uint64 {
 		}
 	}
 	// From the latest back: as long as each burst has its head.
-	from, at := ^uint64(0), ^uint64(0)
+	from := ^uint64(0)
 	for i := len(r.kept) - 1; i >= 0; i-- {
 		k := r.kept[i]
 		if k.slot.Time < oldest {
@@ -212,12 +216,14 @@ func (r *replay) begin(c *recorderConn) uint64 {
 		if k.slot.Kind != firstOfBurst {
 			continue
 		}
-		if k.slot.Len > 0 && c.Half[k.half].headOf(k.slot) == nil {
+		head := c.headOf(k)
+		if k.slot.Len > 0 && head == nil {
 			whole = false
 			break
 		}
-		if at = k.slot.Time; c.Client < 0 || k.half == int(c.Client) {
-			from = at
+		// Content that is sent while the server speaks begins no request.
+		if (c.Client < 0 || k.half == int(c.Client)) && (c.Sealed != 0 || c.Tunnel != 0 || beginsRequest(head)) {
+			from = k.slot.Time
 		}
 	}
 	switch {
@@ -227,6 +233,21 @@ func (r *replay) begin(c *recorderConn) uint64 {
 		return max(c.Half[0].Last, c.Half[1].Last) + 1
 	}
 	return from
+}
+
+// beginsRequest reports whether a request line begins b, as far as it goes (RFC 9112,
+// section 3).
+func beginsRequest(b []byte) bool {
+	line, _, ended := bytes.Cut(b, []byte("\n"))
+	method, rest, ok := bytes.Cut(line, []byte(" "))
+	if !ok || len(method) == 0 || len(method) > 20 || bytes.ContainsFunc(method, func(r rune) bool { return r < 'A' || r > 'Z' }) {
+		return false
+	}
+	_, version, ok := bytes.Cut(rest, []byte(" "))
+	if !ended {
+		return true
+	}
+	return ok && bytes.HasPrefix(version, []byte("HTTP/1."))
 }
 
 // elision stands for what was before from.

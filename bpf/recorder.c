@@ -178,7 +178,16 @@ GLOBAL int send_up(struct __sk_buff *skb, u64 born, u32 wide)
 	if (!p || !n)
 		return 0;
 	have = p->s.len;
-	if (wide && have > snap) {
+	if (have == 0) {
+		struct event *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+
+		if (!e) {
+			n->lost_events++;
+			return 0;
+		}
+		fill(e, p, born);
+		bpf_ringbuf_submit(e, wake());
+	} else if (wide && have > snap) {
 		struct wide_event *w = bpf_ringbuf_reserve(&ring, sizeof(*w), 0);
 
 		if (!w) {
@@ -188,27 +197,26 @@ GLOBAL int send_up(struct __sk_buff *skb, u64 born, u32 wide)
 		fill(&w->e, p, born);
 		if (have > WIDE)
 			have = WIDE;
-		if (have > 0 && !load(skb, p->s.at, w->e.payload, AT_LEAST_1(have, WIDE)))
+		if (have > 0 && !load(skb, p->s.at, w->payload, AT_LEAST_1(have, WIDE)))
 			w->e.snap = have;
-		n->events++;
 		bpf_ringbuf_submit(w, wake());
 	} else {
-		struct event *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
+		struct full_event *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
 
 		if (!e) {
 			n->lost_events++;
 			return 0;
 		}
-		fill(e, p, born);
+		fill(&e->e, p, born);
 		if (have > snap)
 			have = snap;
 		if (have > SNAP)
 			have = SNAP;
 		if (have > 0 && !load(skb, p->s.at, e->payload, AT_LEAST_1(have, SNAP)))
-			e->snap = have;
-		n->events++;
+			e->e.snap = have;
 		bpf_ringbuf_submit(e, wake());
 	}
+	n->events++;
 	return 0;
 }
 
@@ -219,13 +227,19 @@ GLOBAL int send_record(void)
 	struct packet *p = bpf_map_lookup_elem(&packet, &zero);
 	struct counters *n = bpf_map_lookup_elem(&counts, &zero);
 	struct conn *c;
+	long failed;
 
 	if (!p || !n)
 		return 0;
 	c = bpf_map_lookup_elem(&conns, &p->key);
 	if (!c)
 		return 0;
-	if (bpf_ringbuf_output(&ring, c, sizeof(*c), wake()))
+	/* The verifier wants sizes that it knows. */
+	if (c->half[0].turns <= 1 && c->half[1].turns <= 1)
+		failed = bpf_ringbuf_output(&ring, c, sizeof(*c) - 2 * sizeof(struct head), wake());
+	else
+		failed = bpf_ringbuf_output(&ring, c, sizeof(*c), wake());
+	if (failed)
 		n->lost_records++;
 	else
 		n->records++;
@@ -319,10 +333,11 @@ INLINE void over(struct conn *c, struct counters *n)
 	bpf_map_delete_elem(&conns, &c->key);
 }
 
-enum { REQUEST = 1, RESPONSE, PREFACE };
+enum { REQUEST = 1, RESPONSE, TUNNEL, PREFACE };
 
 /* begins says what four bytes in the order of the wire begin: a message (RFC 9112,
- * section 2.1), or the preface of HTTP/2 (RFC 9113, section 3.4). */
+ * section 2.1), of the methods that are in use, or the preface of HTTP/2 (RFC 9113,
+ * section 3.4). */
 INLINE int begins(u32 b)
 {
 	switch (ntohl(b)) {
@@ -330,6 +345,8 @@ INLINE int begins(u32 b)
 		return PREFACE;
 	case 0x48545450: /* HTTP */
 		return RESPONSE;
+	case 0x434f4e4e: /* CONNECT */
+		return TUNNEL;
 	case 0x47455420: /* GET */
 	case 0x504f5354: /* POST */
 	case 0x50555420: /* PUT */
@@ -337,7 +354,17 @@ INLINE int begins(u32 b)
 	case 0x44454c45: /* DELETE */
 	case 0x4f505449: /* OPTIONS */
 	case 0x50415443: /* PATCH */
-	case 0x434f4e4e: /* CONNECT */
+	case 0x54524143: /* TRACE */
+	case 0x50555247: /* PURGE */
+	case 0x51554552: /* QUERY */
+	case 0x50524f50: /* PROPFIND, PROPPATCH */
+	case 0x4d4b434f: /* MKCOL */
+	case 0x434f5059: /* COPY */
+	case 0x4d4f5645: /* MOVE */
+	case 0x4c4f434b: /* LOCK */
+	case 0x554e4c4f: /* UNLOCK */
+	case 0x5245504f: /* REPORT */
+	case 0x53454152: /* SEARCH */
 		return REQUEST;
 	}
 	return 0;
@@ -361,9 +388,13 @@ INLINE void keep_tail(struct __sk_buff *skb, const struct segment *s, struct slo
 		to->ended = n;
 }
 
-INLINE void keep_head(struct __sk_buff *skb, struct half *h, const struct segment *s, struct slot *to)
+INLINE struct head *head_of(struct conn *c, const struct half *h, int dir)
 {
-	struct head *hd = &h->heads[h->turns % HEADS];
+	return &c->heads[((h->turns + 1) % HEADS * 2 + (dir & 1)) % (HEADS * 2)];
+}
+
+INLINE void keep_head(struct __sk_buff *skb, struct head *hd, struct half *h, const struct segment *s, struct slot *to)
+{
 	u32 have = s->len < snap ? s->len : snap;
 
 	if (have > SNAP)
@@ -373,15 +404,14 @@ INLINE void keep_head(struct __sk_buff *skb, struct half *h, const struct segmen
 	if (have == 0 || load(skb, s->at, hd->bytes, AT_LEAST_1(have, SNAP)))
 		return;
 	hd->len = have;
-	to->head = 1 + h->turns % HEADS;
+	to->head = 1;
 	if (s->len > have)
 		keep_tail(skb, s, to);
 }
 
 /* grow_head adds what follows it at once to the beginning of a burst. */
-INLINE void grow_head(struct __sk_buff *skb, struct half *h, const struct segment *s)
+INLINE void grow_head(struct __sk_buff *skb, struct head *hd, struct half *h, const struct segment *s)
 {
-	struct head *hd = &h->heads[h->turns % HEADS];
 	u32 left = s->len, at = s->at;
 
 	if (hd->turn != h->turns || s->seq - h->first != hd->len)
@@ -434,14 +464,29 @@ INLINE void keep_last(struct __sk_buff *skb, struct half *h, const struct segmen
 	keep_tail(skb, s, to);
 }
 
-/* data keeps what matters of a segment with data. It returns 1 if the connection is
- * to go up: the first segment of a burst was sent again. */
+/* status returns the first digit of a response's status, 0 if h does not begin one. A
+ * response that leaves HTTP (101) counts as 10. */
+INLINE u32 status(const struct head *hd)
+{
+	const u8 *b = hd->bytes;
+
+	if (hd->len < 12 || begins(*(u32 *)b) != RESPONSE)
+		return 0;
+	if (b[9] == '1' && b[10] == '0' && b[11] == '1')
+		return 10;
+	return b[9] - '0';
+}
+
+enum { NOT_KEPT = 2 };
+
+/* data keeps what matters of a segment with data. It returns whether the connection is
+ * to go up, and NOT_KEPT if the segment has to go up by itself behind it. */
 INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct half *p, const struct segment *s, int dir)
 {
-	u32 end = s->seq + s->len;
+	u32 end = s->seq + s->len, four = 0;
 	struct slot *to;
-	u32 four = 0;
-	int what = 0, up = 0, fresh;
+	struct head *hd;
+	int what, up = 0;
 
 	if (h->seen && (s32)(end - h->next) <= 0) {
 		/* Seen before; or it fills a hole, as far as this can tell. */
@@ -450,7 +495,7 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 			keep(&h->bare, s, BARE);
 			return h->probes >= 2;
 		}
-		if (c->speaking == dir && s->seq == h->first && h->turns) {
+		if (s->seq == h->first && h->turns && (c->speaking == dir || h->interim)) {
 			push(h, s, AGAIN);
 			return 1;
 		}
@@ -461,37 +506,73 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	h->next = end;
 	h->seen = 1;
 	h->bytes += s->len;
-	fresh = c->speaking != dir || !h->turns;
-	if (!fresh && s->len >= 4 && !load(skb, s->at, &four, 4))
-		fresh = begins(four); /* pipelined */
-	if (fresh) {
-		h->turns++;
-		h->first = s->seq;
-		to = push(h, s, FIRST);
-		keep_head(skb, h, s, to);
-		if (unlikely(c->client < 0 || c->speaking < 0)) {
-			struct head *hd = &h->heads[h->turns % HEADS];
-
-			four = hd->len >= 4 ? *(u32 *)hd->bytes : 0;
+	if (c->speaking == dir && h->turns) {
+		if (s->len >= 4 && !load(skb, s->at, &four, 4)) {
 			what = begins(four);
+			if (what && (what == RESPONSE) == (c->client != dir)) {
+				/* Pipelined, or content that looks like it: whose turn it is does
+				 * not tell requests apart any more. */
+				c->pipelined = 1;
+				h->last_data = s->time;
+				return NOT_KEPT;
+			}
 		}
-		if (unlikely(c->client < 0) && what) {
-			c->client = what == RESPONSE ? !dir : dir;
-			account(OPENED, c->client, 0);
-		}
-		if (c->client == dir && p->last_data && c->speaking != dir && s->time > p->last_data)
-			account(REUSED, dir, s->time - p->last_data);
-		if (c->speaking < 0) {
-			/* How it begins decides how all else is read: so unless that is a
-			 * request, it goes up. */
-			c->sealed = (ntohl(four) >> 8 & 0xffff00) == 0x160300;
-			up = what != REQUEST;
-		}
-		c->speaking = dir;
-	} else {
-		grow_head(skb, h, s);
+		hd = head_of(c, h, dir);
+		grow_head(skb, hd, h, s);
 		keep_last(skb, h, s);
+		h->last_data = s->time;
+		return 0;
 	}
+	to = &h->ring[(h->n - 1) % SLOTS];
+	if (h->interim && h->n && to->kind == FIRST && to->turn == h->turns && s->len >= 12 &&
+	    !load(skb, s->at + 9, &four, 1) && *(u8 *)&four == '1') {
+		/* Another interim response takes the place of the last. */
+		u32 skipped = to->skipped + to->len;
+
+		keep(to, s, FIRST);
+		to->turn = h->turns;
+		to->skipped = skipped;
+	} else {
+		h->turns++;
+		to = push(h, s, FIRST);
+	}
+	h->first = s->seq;
+	h->interim = 0;
+	hd = head_of(c, h, dir);
+	keep_head(skb, hd, h, s, to);
+	four = hd->len >= 4 ? *(u32 *)hd->bytes : 0;
+	what = begins(four);
+	if (unlikely(c->client < 0) && what) {
+		c->client = what == RESPONSE ? !dir : dir;
+		account(OPENED, c->client, 0);
+	}
+	if (c->client == dir) {
+		if (p->last_data && c->speaking >= 0 && s->time > p->last_data)
+			account(REUSED, dir, s->time - p->last_data);
+		if (what == TUNNEL)
+			c->tunnel = 1;
+		/* Whatever else a client sends when it is its turn has to be followed. */
+		if (what != REQUEST && !c->sealed && !(c->tunnel && c->told))
+			up = 1;
+	} else {
+		u32 st = status(hd);
+
+		if (st == 10) { /* Switching Protocols */
+			c->tunnel = 1;
+			up = 1;
+		} else if (st == 1) { /* the client's turn goes on */
+			h->interim = 1;
+			h->last_data = s->time;
+			return 0;
+		}
+	}
+	if (c->speaking < 0) {
+		/* How it begins decides how all else is read. */
+		c->sealed = (ntohl(four) >> 8 & 0xffff00) == 0x160300;
+		if (what != REQUEST)
+			up = 1;
+	}
+	c->speaking = dir;
 	h->last_data = s->time;
 	return up;
 }
@@ -677,7 +758,7 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 		/* The record has the segment already, but for one that ends the connection
 		 * and one that was seen twice. */
 		send_record();
-		if (!(s->flags & (SYN | FIN | RST)))
+		if (!(s->flags & (SYN | FIN | RST)) && up != NOT_KEPT)
 			return 0;
 	}
 	send_up(skb, c->born, c->sealed);
@@ -698,7 +779,7 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 	}
 	if (c->streamed < STREAMED)
 		c->streamed++;
-	else
+	else if (!c->pipelined)
 		rest(c);
 	return 0;
 }

@@ -49,8 +49,9 @@ type RecorderConfig struct {
 const (
 	// DefaultConnections take 6 kB of the kernel's memory each while they are open.
 	DefaultConnections = 32768
-	// DefaultRing holds 1300 connections that end at once.
-	DefaultRing = 8 << 20
+	// DefaultRing holds what a loaded machine's short connections send up until they
+	// are read.
+	DefaultRing = 32 << 20
 )
 
 // A Hook is a place on the path of packets where programs can be attached.
@@ -98,6 +99,7 @@ type Recorder struct {
 	replay   replay
 	next     int // of replay.out
 	raw      ringbuf.Record
+	short    recorderConn // one that went up without the heads that it does not have
 
 	mu      sync.Mutex // held by Next, so that Close frees nothing under it
 	closed  atomic.Bool
@@ -249,6 +251,10 @@ func (r *Recorder) Next(s *capture.Segment) error {
 			*s = r.replay.out[r.next]
 			r.next++
 			r.yielded++
+			if r.stats.First == 0 || s.Time < r.stats.First {
+				r.stats.First = s.Time
+			}
+			r.stats.Last = max(r.stats.Last, s.Time)
 			s.Frame = r.yielded
 			return nil
 		}
@@ -310,6 +316,11 @@ func (r *Recorder) take(raw []byte) error {
 	}
 	switch *kind {
 	case aRecord:
+		if len(raw) == int(unsafe.Sizeof(r.short)-unsafe.Sizeof(r.short.Heads)/2) {
+			copy(unsafe.Slice((*byte)(unsafe.Pointer(&r.short)), len(raw)), raw)
+			r.replay.record(&r.short)
+			return nil
+		}
 		if c, ok := as[recorderConn](raw); ok {
 			r.replay.record(c)
 			return nil
@@ -414,7 +425,7 @@ func (r *Recorder) count() error {
 	s := &r.stats
 	s.Packets, s.Bytes, s.Segments = sum.Packets, sum.Bytes, sum.Segments
 	s.Filtered, s.Other, s.Fragments, s.Undecodable, s.Repeated = sum.Filtered, sum.Other, sum.Fragments, sum.Undecodable, sum.Repeated
-	s.Missed = sum.LostRecords + sum.LostEvents + sum.Full
+	s.Missed = sum.LostRecords + sum.LostEvents
 	s.Recorder = &capture.RecorderStats{
 		Records: sum.Records, Segments: sum.Events, Lost: sum.LostRecords + sum.LostEvents, Full: sum.Full,
 		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.taken), Evicted: r.evicted,
@@ -422,10 +433,6 @@ func (r *Recorder) count() error {
 	if sum.Undecodable > 0 && s.FirstBad == "" {
 		s.FirstBad = "by the recorder in the kernel, which does not say which"
 	}
-	if s.First == 0 && sum.Packets > 0 {
-		s.First = capture.Time(time.Now().UnixNano())
-	}
-	s.Last = capture.Time(time.Now().UnixNano())
 	return nil
 }
 
@@ -500,18 +507,24 @@ func (r *Recorder) evict() error {
 	if r.stats.Recorder.Kept*100 < size*full {
 		return nil
 	}
-	var k recorderKey
-	var all []*recorderConn
-	c := new(recorderConn)
-	for it := r.maps.Conns.Iterate(); it.Next(&k, c); c = new(recorderConn) {
-		all = append(all, c)
+	type candidate struct {
+		key   recorderKey
+		ended bool
+		last  uint64
 	}
-	sortByLast(all)
-	slices.SortStableFunc(all, func(a, b *recorderConn) int { return cmp.Compare(boolByte(b.ended()), boolByte(a.ended())) })
+	var all []candidate
+	var k recorderKey
+	c := new(recorderConn)
+	for it := r.maps.Conns.Iterate(); it.Next(&k, c); {
+		all = append(all, candidate{k, c.ended(), c.last()})
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(boolByte(b.ended), boolByte(a.ended)), cmp.Compare(a.last, b.last))
+	})
 	keep := int(size * (full - 10) / 100)
 	for i := 0; len(all)-i > keep; i++ {
-		c := all[i]
-		if err := r.maps.Conns.Delete(&c.Key); err != nil {
+		c := new(recorderConn)
+		if r.maps.Conns.Lookup(&all[i].key, c) != nil || r.maps.Conns.Delete(&all[i].key) != nil {
 			continue // it ended meanwhile
 		}
 		r.taken++

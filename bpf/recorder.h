@@ -68,10 +68,10 @@ struct half {
 	u8 seen;       /* next is known */
 	u8 fin;        /* its FIN was seen, at next */
 	u8 probes;     /* keep-alive probes since the other end was last heard */
-	u8 pad[5];
+	u8 interim;    /* what it sent last was an interim response */
+	u8 pad[4];
 	struct slot bare; /* its latest segment without data */
 	struct slot ring[SLOTS];
-	struct head heads[HEADS];
 };
 
 /* Endpoints in the order of their bytes: a is the lesser. */
@@ -103,11 +103,17 @@ struct conn {
 	u8 told;      /* a record of it has gone up: its handshake is known */
 	u8 reset;     /* a RST was seen */
 	u8 sealed;    /* it speaks TLS */
+	u8 pipelined; /* a request was sent before the last one was answered */
+	u8 tunnel;    /* it leaves HTTP, or tried to */
+	u8 pad[6];
 	struct slot shake[3]; /* SYN, SYN-ACK, and the ACK of that */
 	struct half half[2];
+	/* Of turns 1, 3, ... of half 0 and of half 1, and then of turns 2, 4, ...: most
+	 * short connections end without the latter, which then do not go up. */
+	struct head heads[HEADS * 2];
 };
 
-/* A segment that goes up by itself. */
+/* A segment that goes up by itself; its payload follows, if it has any. */
 struct event {
 	u32 type; /* SEGMENT */
 	u32 dir;  /* 0: from key.a */
@@ -116,13 +122,16 @@ struct event {
 	struct key key;
 	u64 born; /* of its connection; 0 if that is not kept */
 	struct slot slot;
+};
+
+struct full_event {
+	struct event e;
 	u8 payload[SNAP];
 };
 
-/* The same with more of its payload. */
 struct wide_event {
 	struct event e;
-	u8 more[WIDE - SNAP];
+	u8 payload[WIDE];
 };
 
 /* A server's connections, by its endpoint. */

@@ -14,23 +14,27 @@ import (
 )
 
 type recorderConn struct {
-	_        structs.HostLayout
-	Type     uint32
-	Zone     uint32
-	Key      recorderKey
-	Born     uint64
-	From     [2]uint32
-	Turns    [2]uint32
-	Client   int8
-	Speaking int8
-	Up       uint8
-	Streamed uint8
-	Shakes   uint8
-	Told     uint8
-	Reset    uint8
-	Sealed   uint8
-	Shake    [3]recorderSlot
-	Half     [2]recorderHalf
+	_         structs.HostLayout
+	Type      uint32
+	Zone      uint32
+	Key       recorderKey
+	Born      uint64
+	From      [2]uint32
+	Turns     [2]uint32
+	Client    int8
+	Speaking  int8
+	Up        uint8
+	Streamed  uint8
+	Shakes    uint8
+	Told      uint8
+	Reset     uint8
+	Sealed    uint8
+	Pipelined uint8
+	Tunnel    uint8
+	Pad       [6]uint8
+	Shake     [3]recorderSlot
+	Half      [2]recorderHalf
+	Heads     [4]recorderHead
 }
 
 type recorderCounters struct {
@@ -61,15 +65,14 @@ type recorderEndpoint struct {
 }
 
 type recorderEvent struct {
-	_       structs.HostLayout
-	Type    uint32
-	Dir     uint32
-	Zone    uint32
-	Snap    uint32
-	Key     recorderKey
-	Born    uint64
-	Slot    recorderSlot
-	Payload [1024]uint8
+	_    structs.HostLayout
+	Type uint32
+	Dir  uint32
+	Zone uint32
+	Snap uint32
+	Key  recorderKey
+	Born uint64
+	Slot recorderSlot
 }
 
 type recorderHalf struct {
@@ -88,10 +91,10 @@ type recorderHalf struct {
 	Seen     uint8
 	Fin      uint8
 	Probes   uint8
-	Pad      [5]uint8
+	Interim  uint8
+	Pad      [4]uint8
 	Bare     recorderSlot
 	Ring     [8]recorderSlot
-	Heads    [2]recorderHead
 }
 
 type recorderHead struct {

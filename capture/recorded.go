@@ -14,9 +14,10 @@ const MaxKept = 1024
 // from Seq on that nobody kept, the last of which passed at its time at the latest.
 // Otherwise the segment is one whose payload was not kept, but for its end.
 type Elision struct {
-	Before bool
-	Bulk   bool
-	Tail   []byte // how the payload ends; overwritten by the next call to Next
+	Before  bool
+	Bulk    bool
+	Interim bool   // as Bulk, of whole interim responses (RFC 9110, section 15.2)
+	Tail    []byte // how the payload ends; overwritten by the next call to Next
 
 	// The rest is of Before. Index 0 is Src, 1 is Dst.
 	Next      [2]uint32 // sequence number behind the last byte; not known where Last is 0

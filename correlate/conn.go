@@ -213,6 +213,7 @@ type piece struct {
 	n       int
 	payload []byte // the captured part, owned
 	tail    []byte // how it ends, where the captured part does not reach that far
+	interim bool   // interim responses that were not kept
 	at      stamp
 }
 

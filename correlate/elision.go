@@ -56,7 +56,8 @@ func (c *conn) elide(t *Tracker, s *capture.Segment, d int) {
 				th.torn = true
 				c.tls.whole = false
 			}
-		case h.state == passing || h.state == inFrames:
+		case h.state == inFrames: // each burst begins a frame, as far as can be told
+		case h.state == passing:
 		case e.Whole && c.protocol == http1:
 			h.state = atStart
 		case e.Whole:
@@ -72,6 +73,9 @@ func (c *conn) elide(t *Tracker, s *capture.Segment, d int) {
 		if p.based && p.next > h.ack {
 			h.ack, h.ackSeen, h.ackTime = p.next, true, s.Time
 		}
+	}
+	if c.upgraded {
+		return
 	}
 	if e.Exchanges > 0 || e.Bytes > 0 {
 		before := t.elided[c.id]

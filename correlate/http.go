@@ -29,6 +29,9 @@ const maxChunkLine = 16 << 10
 // half.next. Bytes that were not captured pass if their framing is known.
 func (c *conn) frame(t *Tracker, d int, pc *piece) {
 	h := &c.half[d]
+	if pc.interim && h.state == atStart {
+		return
+	}
 	if c.expecting && d == int(c.client) {
 		c.expecting = false
 		c.expectation(h, pc.payload)

@@ -90,7 +90,7 @@ func (c *conn) segment(t *Tracker, s *capture.Segment, d int) {
 	if s.Len > 0 {
 		pc := piece{off: off, n: s.Len, payload: s.Payload, at: at}
 		if s.Elided != nil {
-			pc.tail = s.Elided.Tail
+			pc.tail, pc.interim = s.Elided.Tail, s.Elided.Interim
 		}
 		c.data(t, d, &pc, s)
 	} else if c.waited > 0 || len(h.pend)+len(p.pend) > 0 {
