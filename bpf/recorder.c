@@ -316,6 +316,7 @@ INLINE void rest(struct conn *c)
 	if (c->reset && c->client >= 0) /* it lives on */
 		account(OPENED, c->client, 0);
 	c->reset = 0;
+	c->wide = 0;
 	for (int i = 0; i < 2; i++) {
 		c->half[i].n = 0;
 		c->half[i].bare.kind = 0;
@@ -477,6 +478,22 @@ INLINE u32 status(const struct head *hd)
 	return b[9] - '0';
 }
 
+/* head_ends reports whether the header section ends within what is kept. */
+INLINE int head_ends(const struct head *hd)
+{
+	u32 last = 0;
+
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < SNAP; i++) {
+		if (i >= hd->len)
+			return 0;
+		last = last << 8 | hd->bytes[i];
+		if (last == 0x0d0a0d0a)
+			return 1;
+	}
+	return 0;
+}
+
 enum { NOT_KEPT = 2 };
 
 /* data keeps what matters of a segment with data. It returns whether the connection is
@@ -542,6 +559,12 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	keep_head(skb, hd, h, s, to);
 	four = hd->len >= 4 ? *(u32 *)hd->bytes : 0;
 	what = begins(four);
+	if (unlikely(s->len > hd->len) && what && what != PREFACE && !head_ends(hd)) {
+		/* Too long to be kept, and nothing behind it could be read: it goes up. */
+		h->n--;
+		c->wide = 1;
+		up = NOT_KEPT;
+	}
 	if (unlikely(c->client < 0) && what) {
 		c->client = what == RESPONSE ? !dir : dir;
 		account(OPENED, c->client, 0);
@@ -552,15 +575,15 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 		if (what == TUNNEL)
 			c->tunnel = 1;
 		/* Whatever else a client sends when it is its turn has to be followed. */
-		if (what != REQUEST && !c->sealed && !(c->tunnel && c->told))
+		if (!up && what != REQUEST && !c->sealed && !(c->tunnel && c->told))
 			up = 1;
 	} else {
 		u32 st = status(hd);
 
 		if (st == 10) { /* Switching Protocols */
 			c->tunnel = 1;
-			up = 1;
-		} else if (st == 1) { /* the client's turn goes on */
+			up = up ? up : 1;
+		} else if (st == 1 && !up) { /* the client's turn goes on */
 			h->interim = 1;
 			h->last_data = s->time;
 			return 0;
@@ -569,7 +592,7 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	if (c->speaking < 0) {
 		/* How it begins decides how all else is read. */
 		c->sealed = (ntohl(four) >> 8 & 0xffff00) == 0x160300;
-		if (what != REQUEST)
+		if (!up && what != REQUEST)
 			up = 1;
 	}
 	c->speaking = dir;
@@ -761,7 +784,7 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 		if (!(s->flags & (SYN | FIN | RST)) && up != NOT_KEPT)
 			return 0;
 	}
-	send_up(skb, c->born, c->sealed);
+	send_up(skb, c->born, c->sealed | c->wide);
 	if (s->flags & RST) {
 		/* Whether the other end takes it, what follows shows: user space takes the
 		 * connection away when nothing has for a while. */

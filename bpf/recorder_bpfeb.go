@@ -31,7 +31,8 @@ type recorderConn struct {
 	Sealed    uint8
 	Pipelined uint8
 	Tunnel    uint8
-	Pad       [6]uint8
+	Wide      uint8
+	Pad       [5]uint8
 	Shake     [3]recorderSlot
 	Half      [2]recorderHalf
 	Heads     [4]recorderHead
