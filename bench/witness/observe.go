@@ -52,6 +52,9 @@ type observer struct {
 // portsOf finds the ports in a filter for captures.
 var portsOf = regexp.MustCompile(`port(?:range)? ([0-9-]+)`)
 
+// listens matches what the program says once it sees all that happens.
+var listens = regexp.MustCompile(`: (?:listening on|recording in the kernel)`)
+
 // observe runs the program at both ends until stopCapture.
 func (l *lab) observe(filter string) error {
 	m := portsOf.FindStringSubmatch(filter)
@@ -92,7 +95,7 @@ func (o *observer) start(program, ports string) error {
 		var b strings.Builder
 		ready := false
 		for sc := bufio.NewScanner(stderr); sc.Scan(); {
-			if !ready && strings.Contains(sc.Text(), "listening on") {
+			if !ready && listens.MatchString(sc.Text()) {
 				ready = true
 				close(listening)
 			}
