@@ -76,13 +76,18 @@ func attachEmpty(ns *netns.Namespace) (func() error, error) {
 func countedBySummary(stdout, stderr string) (counted, error) {
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
 	var s struct {
-		Type   string
-		Missed int64
+		Type     string
+		Missed   int64
+		Recorder *struct{ Records, Segments int64 }
 	}
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &s); err != nil || s.Type != "summary" {
 		return counted{}, fmt.Errorf("no summary: %v: %s", err, stderr)
 	}
-	return counted{missed: s.Missed, sentUp: -1}, nil
+	c := counted{missed: s.Missed, sentUp: -1}
+	if s.Recorder != nil {
+		c.sentUp = s.Recorder.Records + s.Recorder.Segments
+	}
+	return c, nil
 }
 
 var dropped = regexp.MustCompile(`(\d+) packets? dropped by kernel`)
