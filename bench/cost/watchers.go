@@ -41,7 +41,8 @@ func watchers(whyreset string) []*watcher {
 		{name: "ebpf", args: []string{whyreset, "--ebpf", "-p", "8080", "-o", "json"}, counts: countedBySummary},
 		{name: "ebpf=facts", args: []string{whyreset, "--ebpf=facts", "-o", "json"}, counts: countedBySummary},
 		{name: "tcpdump", args: []string{"tcpdump", "-Z", "root", "-i", "lo", "-B", "65536", "-w", "/dev/null", "tcp port 8080"}, counts: countedByTcpdump},
-		{name: "-i lo", args: []string{whyreset, "-i", "lo", "-p", "8080", "-o", "json"}, counts: countedBySummary},
+		{name: "-i", args: []string{whyreset, "-i", "lo", "-p", "8080", "-o", "json"}, counts: countedBySummary},
+		{name: "-i --ebpf=no", args: []string{whyreset, "-i", "lo", "--ebpf=no", "-p", "8080", "-o", "json"}, counts: countedBySummary},
 	}
 }
 

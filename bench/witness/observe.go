@@ -29,8 +29,11 @@ var ways = []way{
 	{"ebpf", "also run whyreset --ebpf live at both ends, and judge what it finds beside the captures", "--ebpf", func(ns *netns.Namespace, iface string) []string {
 		return []string{"--ebpf", "--netns", ns.Name, "-i", iface}
 	}},
-	{"live", "also run whyreset -i live at both ends, and judge what it finds beside the captures", "-i", func(ns *netns.Namespace, iface string) []string {
+	{"live", "also run whyreset -i live at both ends, which has the kernel's facts as well", "-i", func(ns *netns.Namespace, iface string) []string {
 		return []string{"--netns", ns.Name, "-i", iface}
+	}},
+	{"plain", "also run whyreset -i --ebpf=no live at both ends, which must find the same as in the captures", "-i --ebpf=no", func(ns *netns.Namespace, iface string) []string {
+		return []string{"--netns", ns.Name, "-i", iface, "--ebpf=no"}
 	}},
 }
 
