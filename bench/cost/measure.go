@@ -128,7 +128,8 @@ func (b *bench) once(ctx context.Context, w *watcher, connections, size string) 
 	if err != nil {
 		return s, err
 	}
-	s.others = float64(usedByOthers(ran, processes())) / float64(after-before)
+	run := processes()
+	s.others = float64(usedByOthers(ran, run)) / float64(after-before)
 	m := requests.FindSubmatch(out)
 	if m == nil || broken.Match(out) {
 		return s, fmt.Errorf("wrk: %s", out)
@@ -145,6 +146,8 @@ func (b *bench) once(ctx context.Context, w *watcher, connections, size string) 
 	if cmd == nil {
 		return s, nil
 	}
+	// Not what it takes to begin: loading programs is seconds' worth of requests.
+	s.own = float64(run[cmd.Process.Pid].used-ran[cmd.Process.Pid].used) / s.requests
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		return s, fmt.Errorf("%w: %s", err, &stderr)
 	}
@@ -152,7 +155,6 @@ func (b *bench) once(ctx context.Context, w *watcher, connections, size string) 
 	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
 		return s, err
 	}
-	s.own = float64(cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime()) / s.requests
 	c, err := w.counts(stdout.String(), stderr.String())
 	s.counted = &c
 	return s, err
