@@ -31,10 +31,14 @@ typedef long long s64;
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/* OPAQUE hides from the compiler what it knows of x: a check that the verifier needs
+ * then stays, and is of what is used. */
+#define OPAQUE(x) asm volatile("" : "+r"(x))
+
 /* AT_LEAST_1 bounds n, which is neither 0 nor above most, a power of two, for the
  * verifier: before Linux 6.8 it does not learn from a comparison with 0 that a size is
  * above that. The compiler, which does, may not see through it. */
-#define AT_LEAST_1(n, most) ({ u32 _n = (n); asm volatile("" : "+r"(_n)); ((_n - 1) & ((most) - 1)) + 1; })
+#define AT_LEAST_1(n, most) ({ u32 _n = (n); OPAQUE(_n); ((_n - 1) & ((most) - 1)) + 1; })
 
 /* Accesses that the compiler may not tear, repeat or leave out. */
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))

@@ -421,6 +421,7 @@ INLINE void grow_head(struct __sk_buff *skb, struct head *hd, struct half *h, co
 	for (int i = 0; i < 3; i++) {
 		u32 off = hd->len, n = left < STEP ? left : STEP;
 
+		OPAQUE(off);
 		if (n == 0 || off > SNAP - STEP || off + n > snap)
 			return;
 		if (load(skb, at, hd->bytes + off, AT_LEAST_1(n, STEP)))
