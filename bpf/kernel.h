@@ -62,6 +62,7 @@ typedef long long s64;
 enum {
 	MAP_TYPE_HASH = 1,
 	MAP_TYPE_ARRAY = 2,
+	MAP_TYPE_PROG_ARRAY = 3,
 	MAP_TYPE_PERCPU_ARRAY = 6,
 	MAP_TYPE_LRU_HASH = 9,
 	MAP_TYPE_LPM_TRIE = 11,
@@ -78,6 +79,7 @@ static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static long (*bpf_tail_call)(void *ctx, void *programs, u32 index) = (void *)12;
 static u64 (*bpf_get_current_pid_tgid)(void) = (void *)14;
 static long (*bpf_get_current_comm)(void *buf, u32 size) = (void *)16;
 static long (*bpf_skb_load_bytes)(const void *skb, u32 offset, void *to, u32 len) = (void *)26;

@@ -835,7 +835,7 @@ int record_out(struct __sk_buff *skb)
 	return NEXT;
 }
 
-/* Before Linux 6.6: the filter of a packet socket, which gets nothing. */
+/* Where there is no TCX: the filter of a packet socket, which gets nothing. */
 SEC("socket")
 int record_socket(struct __sk_buff *skb)
 {
@@ -843,5 +843,22 @@ int record_socket(struct __sk_buff *skb)
 
 	if (!(out && skb->ifindex == LO))
 		record(skb, tap_of(skb, out));
+	return 0;
+}
+
+struct {
+	__uint(type, MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} recorders SEC(".maps");
+
+/* What is attached to the socket: the size of a filter counts as memory of the socket's
+ * options (sk_filter_charge), which may have 20 kB before Linux 6.7. The recorder is
+ * larger, and what is jumped to does not count. */
+SEC("socket")
+int enter_socket(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &recorders, 0);
 	return 0;
 }

@@ -157,8 +157,10 @@ const (
 	recorderMapPacket        = "packet"
 	recorderMapPorts         = "ports"
 	recorderMapPrefixes      = "prefixes"
+	recorderMapRecorders     = "recorders"
 	recorderMapRing          = "ring"
 	recorderMapServers       = "servers"
+	recorderProgEnterSocket  = "enter_socket"
 	recorderProgRecordIn     = "record_in"
 	recorderProgRecordOut    = "record_out"
 	recorderProgRecordSocket = "record_socket"
@@ -213,6 +215,7 @@ type recorderSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type recorderProgramSpecs struct {
+	EnterSocket  *ebpf.ProgramSpec `ebpf:"enter_socket"`
 	RecordIn     *ebpf.ProgramSpec `ebpf:"record_in"`
 	RecordOut    *ebpf.ProgramSpec `ebpf:"record_out"`
 	RecordSocket *ebpf.ProgramSpec `ebpf:"record_socket"`
@@ -230,6 +233,7 @@ type recorderMapSpecs struct {
 	Packet    *ebpf.MapSpec `ebpf:"packet"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Prefixes  *ebpf.MapSpec `ebpf:"prefixes"`
+	Recorders *ebpf.MapSpec `ebpf:"recorders"`
 	Ring      *ebpf.MapSpec `ebpf:"ring"`
 	Servers   *ebpf.MapSpec `ebpf:"servers"`
 }
@@ -275,6 +279,7 @@ type recorderMaps struct {
 	Packet    *ebpf.Map `ebpf:"packet"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Prefixes  *ebpf.Map `ebpf:"prefixes"`
+	Recorders *ebpf.Map `ebpf:"recorders"`
 	Ring      *ebpf.Map `ebpf:"ring"`
 	Servers   *ebpf.Map `ebpf:"servers"`
 }
@@ -289,6 +294,7 @@ func (m *recorderMaps) Close() error {
 		m.Packet,
 		m.Ports,
 		m.Prefixes,
+		m.Recorders,
 		m.Ring,
 		m.Servers,
 	)
@@ -311,6 +317,7 @@ type recorderVariables struct {
 //
 // It can be passed to loadRecorderObjects or ebpf.CollectionSpec.LoadAndAssign.
 type recorderPrograms struct {
+	EnterSocket  *ebpf.Program `ebpf:"enter_socket"`
 	RecordIn     *ebpf.Program `ebpf:"record_in"`
 	RecordOut    *ebpf.Program `ebpf:"record_out"`
 	RecordSocket *ebpf.Program `ebpf:"record_socket"`
@@ -318,6 +325,7 @@ type recorderPrograms struct {
 
 func (p *recorderPrograms) Close() error {
 	return _RecorderClose(
+		p.EnterSocket,
 		p.RecordIn,
 		p.RecordOut,
 		p.RecordSocket,

@@ -42,7 +42,11 @@ type ends struct {
 }
 
 type filter struct {
+	Enter  *ebpf.Program `ebpf:"enter_socket"` // goes on with the next
 	Socket *ebpf.Program `ebpf:"record_socket"`
+	// Recorders is what Enter finds the next in. The kernel empties it once nobody
+	// has it open.
+	Recorders *ebpf.Map `ebpf:"recorders"`
 }
 
 // A tap is what is attached to one interface.
@@ -86,12 +90,19 @@ func (t *taps) load(maps *recorderMaps, s *settings) error {
 	case SocketFilter:
 		programs = &t.programs.filter
 	}
-	return spec.LoadAndAssign(programs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+	err = spec.LoadAndAssign(programs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
 		recorderMapBlank: maps.Blank, recorderMapBlankLoad: maps.BlankLoad, recorderMapConns: maps.Conns,
 		recorderMapCounts: maps.Counts, recorderMapFilters: maps.Filters, recorderMapPacket: maps.Packet,
 		recorderMapPorts: maps.Ports, recorderMapPrefixes: maps.Prefixes, recorderMapRing: maps.Ring,
 		recorderMapServers: maps.Servers,
 	}})
+	if err != nil || t.hook == TCX {
+		return err
+	}
+	if err := t.programs.Recorders.Put(uint32(0), t.programs.Socket); err != nil {
+		return fmt.Errorf("let a socket filter go on with the recorder: %w", err)
+	}
+	return nil
 }
 
 func boolByte(b bool) uint8 {
@@ -230,7 +241,7 @@ func (t *taps) filterSockets(there []net.Interface) error {
 			return fmt.Errorf("open a packet socket: %w", err)
 		}
 		t.sockets = append(t.sockets, fd)
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, t.programs.Socket.FD()); err != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, t.programs.Enter.FD()); err != nil {
 			return fmt.Errorf("attach to a packet socket: %w", err)
 		}
 		// Only now, with the filter in place, packets come.
@@ -259,9 +270,10 @@ func (t *taps) close() {
 	for _, fd := range t.sockets {
 		unix.Close(fd)
 	}
-	for _, p := range []*ebpf.Program{t.programs.In, t.programs.Out, t.programs.Socket} {
+	for _, p := range []*ebpf.Program{t.programs.In, t.programs.Out, t.programs.Enter, t.programs.Socket} {
 		p.Close() // nil if it was not loaded
 	}
+	t.programs.Recorders.Close()
 }
 
 func names(all []net.Interface) string {
