@@ -66,8 +66,7 @@ bench-cost:
 	go run ./bench/cost
 
 # The tests of package bpf on Debian's kernels 5.10, 6.1 and 6.12, in virtual machines
-# that need no support of the processor: half a minute with the downloads, once, and
-# ten seconds without.
+# that need no support of the processor: a minute or two each.
 test-kernel:
 	@$(MAKE) --no-print-directory tools NEEDS="qemu-system-x86_64 ip" DEBS="qemu-system-x86 iproute2"
 	go run ./bench/kernels

@@ -5,8 +5,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -15,11 +15,11 @@ import (
 	"strings"
 )
 
-// pack writes the archive that a machine boots from.
-func pack(ctx context.Context, to, temp string) error {
+// pack writes the archive that all machines boot from, but for their modules.
+func pack(ctx context.Context, temp string) (string, error) {
 	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
-		return fmt.Errorf("go list: %w", err)
+		return "", fmt.Errorf("go list: %w", err)
 	}
 	tree := strings.TrimSpace(string(root))
 	test, init := filepath.Join(temp, "bpf.test"), filepath.Join(temp, "init")
@@ -28,34 +28,66 @@ func pack(ctx context.Context, to, temp string) error {
 		cmd.Dir = tree
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go %s: %w: %s", args[0], err, out)
+			return "", fmt.Errorf("go %s: %w: %s", args[0], err, out)
 		}
 	}
+	to := filepath.Join(temp, "archive")
+	return to, write(to, func(a *archive) error {
+		a.node("dev", 0o040755, 0, 0, nil)
+		a.node("dev/console", 0o020600, 5, 1, nil) // for init's output, before /dev is mounted
+		a.file("init", init)
+		a.file("src/bpf/bpf.test", test)
+		// Of the captures only some: emulation is slow.
+		for _, some := range []string{"pcap/get-*", "pcap/faulty-5ms*"} {
+			files, err := filepath.Glob(filepath.Join(tree, "testdata", some))
+			if err != nil || len(files) == 0 {
+				return fmt.Errorf("testdata holds no %s: %v", some, err)
+			}
+			for _, f := range files {
+				a.file(path.Join("src/testdata", path.Dir(some), filepath.Base(f)), f)
+			}
+		}
+		return a.program(ctx, "ip")
+	})
+}
+
+// withModules writes the archive with the modules of a kernel, whose directory they
+// are in.
+func withModules(common, to, dir string) (string, error) {
+	first, err := os.ReadFile(common)
+	if err != nil {
+		return "", err
+	}
+	err = write(to, func(a *archive) error {
+		files, err := filepath.Glob(filepath.Join(dir, "*.ko*"))
+		for _, f := range files {
+			a.file(path.Join("modules", filepath.Base(f)), f)
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	second, err := os.ReadFile(to)
+	if err != nil {
+		return "", err
+	}
+	return to, os.WriteFile(to, append(first, second...), 0o644) // the kernel unpacks both
+}
+
+// write writes an archive that fill fills.
+func write(to string, fill func(*archive) error) error {
 	f, err := os.Create(to)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	a := &archive{w: bufio.NewWriter(f), dirs: map[string]bool{}}
-	a.node("dev", 0o040755, 0, 0, nil)
-	a.node("dev/console", 0o020600, 5, 1, nil) // for init's output, before /dev is mounted
-	a.file("init", init)
-	a.file("src/bpf/bpf.test", test)
-	// Of the captures only those: emulation is slow.
-	if err := a.tree(filepath.Join(tree, "testdata", "pcap"), "src/testdata/pcap"); err != nil {
-		return err
-	}
-	if err := a.program(ctx, "ip"); err != nil {
+	if err := fill(a); err != nil {
 		return err
 	}
 	a.node("TRAILER!!!", 0, 0, 0, nil)
-	if a.err != nil {
-		return a.err
-	}
-	if err := a.w.Flush(); err != nil {
-		return err
-	}
-	return f.Close()
+	return errors.Join(a.err, a.w.Flush(), f.Close())
 }
 
 // An archive is a cpio archive in the form that kernels unpack into their first
@@ -104,21 +136,6 @@ func (a *archive) parents(name string) {
 	a.dirs[dir] = true
 	a.parents(dir)
 	a.node(dir, 0o040755, 0, 0, nil)
-}
-
-// tree adds all files below a directory.
-func (a *archive) tree(from, to string) error {
-	return filepath.WalkDir(from, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		below, err := filepath.Rel(from, file)
-		if err != nil {
-			return err
-		}
-		a.file(path.Join(to, filepath.ToSlash(below)), file)
-		return a.err
-	})
 }
 
 var library = regexp.MustCompile(`(/\S+) \(0x[0-9a-f]+\)`)

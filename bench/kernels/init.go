@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +46,9 @@ func runTests(args []string) (status int, err error) {
 		return 0, err
 	}
 	fmt.Printf("\n%s%s", beginning, release)
+	if err := loadModules(); err != nil {
+		return 0, err
+	}
 	os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/tmp")
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
@@ -57,4 +62,28 @@ func runTests(args []string) (status int, err error) {
 		return exit.ExitCode(), nil
 	}
 	return 0, err
+}
+
+// loadModules loads what is in /modules.
+func loadModules() error {
+	files, err := filepath.Glob("/modules/*")
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		flags := 0
+		if !strings.HasSuffix(name, ".ko") {
+			flags = unix.MODULE_INIT_COMPRESSED_FILE
+		}
+		err = unix.FinitModule(int(f.Fd()), "", flags)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+	}
+	return nil
 }

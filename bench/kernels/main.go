@@ -27,6 +27,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -84,8 +85,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(temp)
-	archive := filepath.Join(temp, "initramfs")
-	if err := pack(ctx, archive, temp); err != nil {
+	common, err := pack(ctx, temp)
+	if err != nil {
 		return err
 	}
 	var failed []error
@@ -95,13 +96,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			continue
 		}
 		any = true
-		image, err := k.fetch(ctx, cache)
+		dir, err := k.fetch(ctx, cache)
+		var archive string
+		if err == nil {
+			archive, err = withModules(common, filepath.Join(temp, k.name), dir)
+		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("kernel %s: %w", k.name, err))
 			continue
 		}
 		start := time.Now()
-		m := machine{image: image, archive: archive, run: *tests, limit: *limit}
+		m := machine{image: filepath.Join(dir, imageName), archive: archive, run: *tests, limit: *limit}
 		r, err := m.start(ctx)
 		if *verbose || err != nil || r.status != 0 {
 			fmt.Fprintf(stdout, "%s\n", r.output)
@@ -127,11 +132,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	return errors.Join(failed...)
 }
 
-// fetch returns the kernel's image, from the cache or else from Debian.
+// In the cache, a kernel's directory holds its image and the modules that tests need.
+const imageName = "vmlinuz"
+
+// neededModules are what Debian's kernels do not have built in. Each needs no other.
+var neededModules = []string{"kernel/drivers/net/veth.ko"}
+
+// fetch returns the directory of the kernel, from the cache or else from Debian.
 func (k *kernel) fetch(ctx context.Context, cache string) (string, error) {
 	dir := filepath.Join(cache, k.name)
-	if found, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*")); len(found) > 0 {
-		return found[0], nil
+	if _, err := os.Stat(filepath.Join(dir, imageName)); err == nil {
+		return dir, nil
 	}
 	lists := filepath.Join(cache, "apt-"+k.name)
 	for _, d := range []string{"lists/partial", "cache/archives/partial"} {
@@ -190,15 +201,29 @@ func (k *kernel) fetch(ctx context.Context, cache string) (string, error) {
 	if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", debs[0], root).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("dpkg-deb: %w: %s", err, out)
 	}
-	images, _ := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
-	if len(images) != 1 {
-		return "", fmt.Errorf("%s has %d kernels", newest, len(images))
+	found, _ := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
+	for _, m := range neededModules {
+		for _, lib := range []string{"lib", "usr/lib"} {
+			files, _ := filepath.Glob(filepath.Join(root, lib, "modules", "*", m+"*")) // may be compressed
+			found = append(found, files...)
+		}
+	}
+	if len(found) != 1+len(neededModules) {
+		return "", fmt.Errorf("%s holds only %q", newest, found)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	kept := filepath.Join(dir, filepath.Base(images[0]))
-	return kept, os.Rename(images[0], kept)
+	for i, file := range slices.Backward(found) { // the image last: it says that all are there
+		name := filepath.Base(file)
+		if i == 0 {
+			name = imageName
+		}
+		if err := os.Rename(file, filepath.Join(dir, name)); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
 }
 
 // number is a run of digits in a version.
