@@ -84,7 +84,7 @@ func TestFacts(t *testing.T) {
 	var out bytes.Buffer
 	f := &fakeFacts{facts: aborts(3), late: aborts(4)[3:]}
 	if status, stderr := tellFacts(t, f, &out, ""); status != exitOK || stderr != "" ||
-		strings.Count(out.String(), "; request GET /a; by app, pid 8388608; retry safe for any method") != 4 || !strings.Contains(out.String(), "\n4 resets and ends with data unread in ") {
+		strings.Count(out.String(), "; begins like GET /a; by app, pid 8388608; retry likely safe, if that is where a request begins") != 4 || !strings.Contains(out.String(), "\n4 resets and ends with data unread in ") {
 		t.Errorf("status %d, %s%s", status, stderr, &out)
 	}
 

@@ -17,11 +17,12 @@ type Event struct {
 	// Server and Client say which end of HTTP the local one is, where what it had
 	// been sent shows that: a request, or a response.
 	Server, Client bool
-	// Method and Target are of the request that the socket had been sent and that
-	// its owner had not read, or that a reset refused; "" if there is none.
+	// Method and Target are of the request line with which begins what the socket had
+	// been sent and its owner had not read, or what a reset refused; "" if none does.
+	// A body may begin so as well: where messages begin, facts alone do not show.
 	Method, Target string
-	// Retry says whether that request may be sent again, where one kernel's fact
-	// decides it; else NothingToRetry.
+	// Retry says whether that request may be sent again: RetryLikelySafe where not a
+	// byte of it was read, if that is where a request begins; else NothingToRetry.
 	Retry Retry
 }
 
@@ -160,16 +161,12 @@ func (e *Event) judge() {
 		// before, in a copy that was taken, only the socket's own count shows: the
 		// owner had closed, and what is new in the segment begins with the request.
 		if e.Reason == "TCP_ABORT_ON_DATA" && e.HasUnread && e.Seq == e.RcvNxt {
-			e.Retry = RetrySafe
+			e.Retry = RetryLikelySafe
 		}
 	case !e.Active || !e.HasUnread || e.Unread == 0:
-	case e.Reason == "TCP_ABORT_ON_CLOSE":
-		// The head is where the owner had read to: it read nothing of the request, and
-		// close() has thrown it away.
-		e.Retry = RetrySafe
 	default:
-		// The same where a listening socket was closed. But ss -K ends a socket whose
-		// owner may read on.
+		// The head is where the owner had read to. close() throws it away, and so does
+		// the close of a listening socket; but ss -K ends one whose owner may read on.
 		e.Retry = RetryLikelySafe
 	}
 }

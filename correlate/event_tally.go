@@ -30,8 +30,8 @@ type EventCount struct {
 	Reason   string
 	Owner    capture.Process // Command, Container and Name only
 	Events   uint64
-	Requests uint64 // those that show the request
-	Safe     uint64 // those after which it may be sent again
+	Requests uint64 // those that show what begins like a request
+	Safe     uint64 // those after which it may likely be sent again
 	Unread   uint64 // bytes
 }
 
@@ -57,7 +57,7 @@ func (t *Tally) Add(e *Event) {
 	if e.Method != "" {
 		n.Requests++
 	}
-	if e.Retry == RetrySafe {
+	if e.Retry == RetryLikelySafe {
 		n.Safe++
 	}
 }

@@ -90,7 +90,10 @@ func containerText(p *capture.Process) string {
 	return escape(p.Container[:min(len(p.Container), 12)])
 }
 
-// requestText returns "POST /orders", "" if no request shows.
+// likelySafeText is all that facts alone can say of a request that nobody had read.
+const likelySafeText = "retry likely safe, if that is where a request begins: not a byte of it had been read"
+
+// requestText returns "POST /orders", "" if nothing begins like a request.
 func requestText(e *correlate.Event) string {
 	if e.Method == "" {
 		return ""
@@ -113,7 +116,7 @@ func (t *FactText) eventLine(e *correlate.Event) string {
 	}
 	parts := []string{t.paint(color, escape(id)) + "  " + eventTitle(e)}
 	if r := requestText(e); r != "" {
-		parts = append(parts, "request "+r)
+		parts = append(parts, "begins like "+r)
 	}
 	if o := processText(&e.Owner); o != "" {
 		parts = append(parts, "by "+o)
@@ -121,11 +124,8 @@ func (t *FactText) eventLine(e *correlate.Event) string {
 	if e.HasIdle {
 		parts = append(parts, "idle "+seconds(e.Idle))
 	}
-	switch e.Retry {
-	case correlate.RetrySafe:
-		parts = append(parts, "retry safe for any method: nobody has read it")
-	case correlate.RetryLikelySafe:
-		parts = append(parts, "retry likely safe: it was not read until then")
+	if e.Retry == correlate.RetryLikelySafe {
+		parts = append(parts, likelySafeText)
 	}
 	return e.Local.String() + arrow + e.Remote.String() + "  " + strings.Join(parts, "; ")
 }
@@ -245,7 +245,7 @@ func (t *FactText) Summary(s *FactSummary) error {
 	}
 	if counts := s.Tally.Counts(); len(counts) > 0 {
 		rows := table{right: []bool{false, true, true, true}}
-		rows.add("reason", "count", "requests", "retry safe", "process", "container")
+		rows.add("reason", "count", "requests", "likely safe", "process", "container")
 		for _, c := range counts[:min(len(counts), maxCounts)] {
 			id := c.Reason
 			switch {

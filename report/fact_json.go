@@ -72,7 +72,7 @@ type jsonEventCount struct {
 	Process  *jsonProcess `json:"process,omitempty"`
 	Count    uint64       `json:"count"`
 	Requests uint64       `json:"requests"`
-	Safe     uint64       `json:"retry_safe"`
+	Safe     uint64       `json:"retry_likely_safe"`
 	Unread   uint64       `json:"unread_bytes"`
 }
 

@@ -25,7 +25,7 @@ func event(after time.Duration) *correlate.Event {
 			Owner: capture.Process{PID: 4242, Command: "gunicorn\x1b[2J", Container: strings.Repeat("1a2b3c4d", 8), Name: "web", Cgroup: "/docker/x"},
 			Where: 4026532281,
 		},
-		Server: true, Method: "POST", Target: "/orders", Retry: correlate.RetrySafe,
+		Server: true, Method: "POST", Target: "/orders", Retry: correlate.RetryLikelySafe,
 	}
 }
 
@@ -55,8 +55,8 @@ func TestFactText(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(b.String(), "\n")
-	const first = `15:02:11.337104  10.0.9.2:8080 → 10.0.3.7:41822  TCP_ABORT_ON_CLOSE  the server closed with 512 bytes received and not read; request POST /orders; ` +
-		`by gunicorn\x1b[2J, pid 4242, container web; idle 5.998 s; retry safe for any method: nobody has read it`
+	const first = `15:02:11.337104  10.0.9.2:8080 → 10.0.3.7:41822  TCP_ABORT_ON_CLOSE  the server closed with 512 bytes received and not read; begins like POST /orders; ` +
+		`by gunicorn\x1b[2J, pid 4242, container web; idle 5.998 s; retry likely safe, if that is where a request begins: not a byte of it had been read`
 	if lines[0] != first {
 		t.Errorf("got  %s\nwant %s", lines[0], first)
 	}
@@ -79,7 +79,7 @@ func TestFactText(t *testing.T) {
 		"  10.0.3.7:41822 ← 10.0.9.2:8080  reset-received  the other end reset the connection\n",
 		"  closed-unread  this end closed its side with 1 byte received and not read; by pid 1, cgroup /system.slice/x.service\n",
 		"\n2,002 resets and ends with data unread in 1 h 0 m (2,002 facts of the kernel, 3 lost)\nnot complete: 3 facts were lost: the kernel had no room for more\n",
-		"\n  TCP_ABORT_ON_CLOSE  2,000     2,000       2,000  gunicorn\\x1b[2J  web\n",
+		"\n  TCP_ABORT_ON_CLOSE  2,000     2,000        2,000  gunicorn\\x1b[2J  web\n",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
@@ -106,13 +106,13 @@ func TestFactJSON(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
 	want := map[int]string{
-		9: `{"type":"fact","schema":1,"time":"2025-07-19T15:02:11.337104000Z","event":"reset-sent","text":"the server closed with 512 bytes received and not read","retry":"safe",` +
+		9: `{"type":"fact","schema":1,"time":"2025-07-19T15:02:11.337104000Z","event":"reset-sent","text":"the server closed with 512 bytes received and not read","retry":"likely-safe",` +
 			`"local":{"address":"10.0.9.2","port":8080,"role":"server","process":{"pid":4242,"command":"gunicorn\u001b[2J","container_id":"` + strings.Repeat("1a2b3c4d", 8) + `","container_name":"web","cgroup":"/docker/x"}},` +
 			`"remote":{"address":"10.0.3.7","port":41822},"kernel":{"reset_reason":"TCP_ABORT_ON_CLOSE","active":true,"state":"ESTABLISHED","unread_bytes":512},` +
 			`"request":{"method":"POST","target":"/orders"},"idle_seconds":5.998,"netns_inode":4026532281}`,
 		10: `{"type":"fact","schema":1,"time":"1970-01-01T00:00:00.000000000Z","event":"closed-unread","text":"this end closed its side with data received and not read","local":{"address":"::","port":0},"remote":{"address":"::","port":0},"kernel":{}}`,
 		11: `{"type":"summary","schema":1,"complete":true,"start":"1970-01-01T00:00:00.000000000Z","end":"1970-01-01T00:00:01.000000000Z","duration_seconds":1,"events":1,"facts":11,"facts_lost":0,` +
-			`"counts":[{"event":"reset-sent","reset_reason":"TCP_ABORT_ON_CLOSE","process":{"command":"gunicorn\u001b[2J","container_id":"` + strings.Repeat("1a2b3c4d", 8) + `","container_name":"web"},"count":1,"requests":1,"retry_safe":1,"unread_bytes":512}]}`,
+			`"counts":[{"event":"reset-sent","reset_reason":"TCP_ABORT_ON_CLOSE","process":{"command":"gunicorn\u001b[2J","container_id":"` + strings.Repeat("1a2b3c4d", 8) + `","container_name":"web"},"count":1,"requests":1,"retry_likely_safe":1,"unread_bytes":512}]}`,
 	}
 	for i, w := range want {
 		if i >= len(lines) || lines[i] != w {

@@ -20,13 +20,13 @@ var kernelReasons = []KernelReason{
 		"TCP_ABORT_ON_CLOSE", "closed with {unread} received and not read",
 		"the owner called close(), or ended, while data that the kernel had acknowledged still waited to be read; TCP then resets instead of closing (RFC 2525, section 2.17; __tcp_close)",
 		"where what was unread begins with a request line, the program had none of that request; where it begins inside a body, the program gave up an upload",
-		"safe if the request line is among what was unread: nobody can read it any more. Otherwise the program may have begun to act on it",
+		"safe if the request's first byte is among what was unread: nobody can read it any more. Otherwise the program may have begun to act on it. This fact alone does not show where a request begins, as packets do: a body may begin like one",
 	},
 	{
 		"TCP_ABORT_ON_DATA", "had closed, and then data came",
 		"the owner had called close() and the kernel waited for the other end's close when new data came (tcp_rcv_state_process in FIN-WAIT)",
 		"the usual idle race: the request came after the server had given the connection up",
-		"safe if the refused segment begins with the request and is all new: the program had closed and cannot read it",
+		"safe if the refused segment is all new and the request's first byte is in it: the program had closed and cannot read it. This fact alone does not show that, as packets do: a body, whose request was read, may begin like a request",
 	},
 	{
 		"TCP_TIMEWAIT_SOCKET", "had closed, the other end knew it, and then data came",
@@ -50,7 +50,7 @@ var kernelReasons = []KernelReason{
 		"TCP_STATE", "ended the connection at once",
 		"close() with SO_LINGER set to 0 seconds; or a listening socket was closed with connections nobody had accepted; or ss -K (tcp_disconnect, inet_csk_listen_stop, tcp_abort); or the wait for the other end's close took too long",
 		"an abort on purpose, or a server that went down: what it had not accepted, nobody has read",
-		"likely safe if the request is among what was unread; otherwise the program may have acted on it",
+		"likely safe if the request's first byte is among what was unread; otherwise the program may have acted on it",
 	},
 	{
 		"INVALID_SYN", "refused the handshake",
