@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"whyreset/capture"
@@ -117,4 +118,83 @@ func turns(from, to correlate.Verdict) bool {
 		return decides(correlate.IdleRaceLingering, correlate.CloseBeforeResponse)
 	}
 	return false
+}
+
+// readAsFacts says of each connection whose SYN is there that its server's kernel had
+// all that its client sent, all of which the program had read, when kind happened: at
+// the end of what was captured, whatever that shows.
+func readAsFacts(segs []capture.Segment, kind capture.FactKind) []capture.SocketFact {
+	type end struct{ local, remote capture.Endpoint }
+	isn, top := map[end]uint32{}, map[end]uint32{}
+	var order []end
+	var last capture.Time
+	for i := range segs {
+		s := &segs[i]
+		last = max(last, s.Time)
+		e := end{s.Dst, s.Src}
+		if s.Has(capture.SYN) && !s.Has(capture.ACK) {
+			if _, ok := isn[e]; !ok {
+				order = append(order, e)
+			}
+			isn[e], top[e] = s.Seq+1, s.Seq+1
+		} else if _, ok := isn[e]; ok && s.Len > 0 && int32(s.Seq+uint32(s.Len)-top[e]) > 0 {
+			top[e] = s.Seq + uint32(s.Len)
+		}
+	}
+	var facts []capture.SocketFact
+	for _, e := range order {
+		if top[e] == isn[e] {
+			continue
+		}
+		x := capture.SocketFact{Time: last, Kind: kind, Local: e.local, Remote: e.remote, HasUnread: true, RcvNxt: top[e], Owner: capture.Process{PID: 77}}
+		switch kind {
+		case capture.ResetSent:
+			x.Active, x.Reason, x.State = true, "TCP_STATE", "CLOSE"
+		case capture.Closed:
+			x.State, x.NewState = "ESTABLISHED", "FIN_WAIT1"
+		case capture.ResetReceived:
+			x.State = "ESTABLISHED"
+		}
+		facts = append(facts, x)
+	}
+	return facts
+}
+
+// No rule calls it safe or likely safe to send again what the server's program had read,
+// as its kernel says, unless the server itself answered that it did not act on it.
+func TestNothingIsSafeThatWasRead(t *testing.T) {
+	var believed, wouldBe atomic.Int64
+	each(t, func(t *testing.T, s subject, want []judgement) {
+		for _, w := range want {
+			if w.lost && (w.retry == correlate.RetrySafe || w.retry == correlate.RetryLikelySafe) {
+				wouldBe.Add(1)
+			}
+		}
+		for _, kind := range []capture.FactKind{capture.ResetSent, capture.Closed, capture.ResetReceived} {
+			tracker := correlate.New(correlate.Config{}, func(f *correlate.Finding) {
+				if f.Request == nil || f.Server.Process.PID != 77 { // none was told, or it was not believed
+					return
+				}
+				believed.Add(1)
+				answered := f.Verdict == correlate.ProtocolMismatch || f.Verdict == correlate.RequestTimeout && f.Response != nil
+				if (f.Retry == correlate.RetrySafe || f.Retry == correlate.RetryLikelySafe) && !answered {
+					t.Errorf("%s: %s %s, retry %s, though the server's program had read it", kind, f.Verdict, f.Request.Target, f.Retry)
+				}
+			})
+			for _, x := range readAsFacts(s.segs, kind) {
+				tracker.Fact(&x)
+			}
+			for i := range s.segs {
+				seg := s.segs[i]
+				seg.Frame = uint64(i + 1)
+				tracker.Add(&seg)
+			}
+			tracker.Finish()
+		}
+	})
+	t.Cleanup(func() {
+		if b, w := believed.Load(), wouldBe.Load(); b < 50 || w < 50 {
+			t.Errorf("%d findings with facts, %d that are safe without: too few to show anything", b, w)
+		}
+	})
 }

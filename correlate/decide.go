@@ -14,6 +14,7 @@ type ruling struct {
 	timer      bool   // the server's idle timer, once learned, may decide this
 	unopened   bool   // the connection failed before there was a request to be lost
 	brief      bool   // take no notes: nobody will read them
+	refused    bool   // the server's answer says that it did not act on it, though it read it
 	why        string // of CaptureIncomplete and Ambiguous: in a few words, for the summary
 }
 
@@ -40,6 +41,7 @@ var requestRules = []rule{
 	{"answered", answeredRequest},
 	{"a reset that its end's kernel did not send", notSent},
 	{"reset by somebody else", injectedReset},
+	{"read, and its end not captured, says the kernel", endUnseen},
 	{"its handshake was never taken", ackDroppedOverflow},
 	{"reset for its handshake", resetAfterAccept},
 	{"refused by something on the way", firewallReject},
@@ -103,6 +105,7 @@ func (f *facts) firstOf(rules []rule) ruling {
 			f.hide(x)
 			f.doubt(x)
 			f.attest(x)
+			f.holdBack(x)
 			f.notePayload(x)
 			return *x
 		}

@@ -54,10 +54,13 @@ func TestEvents(t *testing.T) {
 		// The owner of a socket that was reset reads what is there before the error.
 		"reset by the other end": {[]capture.SocketFact{fact(0, capture.ResetReceived, capture.SocketFact{State: "ESTABLISHED", Head: get}), closed(3000, "ESTABLISHED", "CLOSE", 30)},
 			[]string{"reset-received ESTABLISHED 30 GET server pid 7"}},
-		"data after close":                   {[]capture.SocketFact{fact(0, capture.ResetReceived, capture.SocketFact{State: "FIN_WAIT2"}), late}, []string{"reset-sent TCP_ABORT_ON_DATA FIN_WAIT2 0 GET likely-safe server"}},
-		"reset in FIN-WAIT":                  {[]capture.SocketFact{fact(0, capture.ResetReceived, capture.SocketFact{State: "FIN_WAIT2"})}, []string{"reset-received FIN_WAIT2"}},
+		"data after close":  {[]capture.SocketFact{fact(0, capture.ResetReceived, capture.SocketFact{State: "FIN_WAIT2"}), late}, []string{"reset-sent TCP_ABORT_ON_DATA FIN_WAIT2 0 GET likely-safe server"}},
+		"reset in FIN-WAIT": {[]capture.SocketFact{fact(0, capture.ResetReceived, capture.SocketFact{State: "FIN_WAIT2"})}, []string{"reset-received FIN_WAIT2"}},
 		// The server closed early on an upload, whose body begins like a request here.
-		"the body of a request that was processed": {[]capture.SocketFact{with(late, func(f *capture.SocketFact) { f.Head = []byte("POST /inner HTTP/1.1\r\nHost: h\r\n\r\n"); f.State = "FIN_WAIT2" })},
+		"the body of a request that was processed": {[]capture.SocketFact{with(late, func(f *capture.SocketFact) {
+			f.Head = []byte("POST /inner HTTP/1.1\r\nHost: h\r\n\r\n")
+			f.State = "FIN_WAIT2"
+		})},
 			[]string{"reset-sent TCP_ABORT_ON_DATA FIN_WAIT2 0 POST likely-safe server"}},
 		"data after close, begun before it":  {[]capture.SocketFact{with(late, func(f *capture.SocketFact) { f.Seq = 90 })}, []string{"reset-sent TCP_ABORT_ON_DATA CLOSE 0 GET server"}},
 		"data after close, nothing known":    {[]capture.SocketFact{with(late, func(f *capture.SocketFact) { f.HasUnread = false })}, []string{"reset-sent TCP_ABORT_ON_DATA CLOSE GET server"}},

@@ -16,7 +16,7 @@ func timedOutWithAnswer(f *facts) *ruling {
 	if r.status != 408 || !r.complete || f.q.complete || !r.hasAck || r.ack <= f.q.start {
 		return nil
 	}
-	x := &ruling{verdict: RequestTimeout, confidence: Proven, retry: RetryLikelySafe, by: f.first, close: f.closeOf(f.first)}
+	x := &ruling{verdict: RequestTimeout, confidence: Proven, retry: RetryLikelySafe, refused: true, by: f.first, close: f.closeOf(f.first)}
 	x.note(r.frame, r.file, "the server answered 408 (frame %d) after %s without the rest of the request", r.frame, short(r.time.Sub(f.q.lastTime)))
 	return x
 }

@@ -292,6 +292,12 @@ func refusedByKernel(f *facts) *ruling {
 	case closed && f.q.ack == f.serverEnd+1:
 		x.verdict, x.confidence = LateReuse, Proven
 		x.note(f.q.frame, f.q.file, "the server had closed, and the request acknowledges %d, one more than its data: the client's TCP had the FIN, which was not captured", f.q.ack)
+	case closed && f.firstUse() && f.q.hasIdle && f.q.idle < freshLimit:
+		x.verdict, x.confidence = ClosedOnAccept, Strong
+		x.note(0, 0, "the server had closed the fresh connection without any of the request, says its kernel; no packet of that was captured")
+	case closed && k.closed.seen && k.aborted() != nil:
+		x.candidates, x.why = []Verdict{IdleRaceRST, StaleConnection}, "the server had reset the connection, and that was not captured"
+		x.note(0, 0, "the server had reset the connection without any of the request, says its kernel; whether the client's TCP got that was not captured")
 	case closed && k.closed.seen && f.q.time.Sub(k.closed.time) <= f.slack+prompt && f.serverTop() == f.serverEnd:
 		x.verdict, x.confidence = IdleRace, Proven
 		x.note(f.q.frame, f.q.file, "the server closed as the request was on its way, says its kernel; the request acknowledges %d, all of its data and no FIN, which was not captured", f.q.ack)

@@ -157,7 +157,7 @@ func wrongProtocol(f *facts) *ruling {
 			x.confidence = Weak
 		}
 		if lost {
-			x.retry = RetrySafe // it was not understood
+			x.retry, x.refused = RetrySafe, true // it was not understood
 		}
 		x.note(m.frame, m.file, "%s (frame %d)", m.what, m.frame)
 		return x
