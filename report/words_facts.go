@@ -18,17 +18,21 @@ var unreadTitles = map[correlate.Verdict]string{
 // fixMemory is what to change where a kernel ran out of memory for TCP.
 const fixMemory = "the host ran out of memory for TCP or of orphaned sockets: nstat -az TcpExtTCPAbortOnMemory; raise net.ipv4.tcp_mem or tcp_max_orphans, or hold fewer connections"
 
+// peeked is where the count of unread bytes proves less than it seems to: tcp_recvmsg
+// does not move copied_seq under MSG_PEEK.
+const peeked = "A program that acted on what it had only looked at (MSG_PEEK), and not taken off the socket, would be counted as not having read it"
+
 // kernelSays are what the kernel of an end adds to the rule of a verdict, where eBPF
 // is used.
 var kernelSays = map[correlate.Verdict]string{
 	correlate.IdleRace:            "the kernel's reason TCP_ABORT_ON_DATA, for the segment with the request's first byte, proves the refusal even where the reset itself was not captured",
-	correlate.IdleRaceUnread:      "the server's kernel counts the bytes that its program had not read when it closed: where that is the whole request, it is proven that it was not processed, and safe to send again, whether the idle timer is known or not",
+	correlate.IdleRaceUnread:      "the server's kernel counts the bytes that its program had not read when it closed: where that is the whole request, it is proven that it was not processed, and safe to send again, whether the idle timer is known or not. " + peeked,
 	correlate.IdleRaceRST:         "the kernel's reason TCP_STATE in the state CLOSE is close() with SO_LINGER 0; in another state it is an abort from outside, as by ss -K",
 	correlate.IdleRaceLingering:   "unread bytes when the server shut down its side show that it had not read the request by then",
 	correlate.LateReuse:           "the kernel's reason TCP_TIMEWAIT_SOCKET says that the server had closed, and that the client's TCP had acknowledged its FIN",
 	correlate.StaleConnection:     "the kernel's reason TCP_FLAGS (the port listens) or NO_SOCKET says that the server's host did not know of the connection: no box on the way sent the reset",
 	correlate.CloseBeforeResponse: "where nothing was left unread, the program had read the request: proven",
-	correlate.AbortBeforeResponse: "where the program had read the request, or part of it, the kernel proves that it was no idle close; where it had read nothing, that it was not processed, and is safe to send again",
+	correlate.AbortBeforeResponse: "where the program had read the request, or part of it, the kernel proves that it was no idle close; where it had read nothing, that it was not processed, and is safe to send again. " + peeked,
 	correlate.BacklogDropped:      "the kernel's reason TCP_STATE in the state CLOSE, with the whole request unread, is how connections end that nobody had accepted: proven, and safe to send again",
 	correlate.AcceptQueueOverflow: "the kernel's reason INVALID_SYN for the handshake's last segment proves abort-on-overflow",
 	correlate.ConnectRefused:      "that the server's kernel sent the refusal itself shows that it was no packet filter; where it did not, the verdict is firewall-reject",
