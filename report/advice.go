@@ -141,6 +141,19 @@ func Fix(f *correlate.Finding) string {
 	return fix
 }
 
+// fixRecorded is what to change where a recorder in the kernel did not keep enough: its
+// buffer and the snap length of captures have no part in that.
+const fixRecorded = "start before the connections do; --ebpf keeps 1024 bytes of how a message begins (fewer with a lower --snap): " +
+	"for a server with longer header sections, leave out --ebpf, and -i any has whole packets"
+
+// fix is Fix for where f comes from.
+func (o *Options) fix(f *correlate.Finding) string {
+	if o.Recorded && f.Verdict == correlate.CaptureIncomplete {
+		return fixRecorded
+	}
+	return Fix(f)
+}
+
 // line returns the settings of the product whose doing v is, if it is known.
 func (h *hop) line(v correlate.Verdict, config []Line) (Line, bool) {
 	var name string

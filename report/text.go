@@ -140,7 +140,7 @@ func (t *Text) Finding(f *correlate.Finding) error {
 			t.label(&b, "retry", line)
 		}
 		if full {
-			t.label(&b, "fix", Fix(f))
+			t.label(&b, "fix", t.opt.fix(f))
 		}
 	}
 	t.label(&b, "wireshark", t.wireshark(f)...)

@@ -125,6 +125,7 @@ var unknownWords = map[correlate.Verdict]Words{
 		Config: []Line{
 			{"tcpdump", "-s 0 (whole packets), -B 65536 (64 MB of buffer), --immediate-mode where the capture is stopped soon; “dropped by kernel” at its end must be 0"},
 			{"Switches", "mirror both directions of the port"},
+			{"whyreset --ebpf", fixRecorded},
 		},
 	}),
 	correlate.Ambiguous: undecided(Words{
