@@ -271,7 +271,8 @@ type watcher struct {
 	facts   *beside
 	come    func()           // takes in the places that have come; nil if none can
 	summary <-chan os.Signal // asks for the summary so far
-	missed  uint64           // of which was told
+	missed  uint64           // packets of which was told
+	full    uint64           // the same of segments that a recorder had no room for
 	told    time.Time        // when
 }
 
@@ -330,10 +331,8 @@ func (w *watcher) tick() {
 	}
 	w.notices()
 	stats := w.src.Stats()
-	if stats.Missed > w.missed && now.Sub(w.told) >= tellEvery {
-		w.missed, w.told = stats.Missed, now
-		w.progress.erase()
-		w.command.complain(fmt.Errorf("warning: packets missed so far: %d", stats.Missed))
+	if now.Sub(w.told) >= tellEvery {
+		w.tellMissed(now, &stats)
 	}
 	select {
 	case <-w.summary:
@@ -354,6 +353,18 @@ func (w *watcher) tick() {
 		w.keep(w.out.Flush())
 	} else if nobodyReads(w.command.stdout) {
 		w.keep(io.ErrClosedPipe)
+	}
+}
+
+// tellMissed says what has been missed since it last was said.
+func (w *watcher) tellMissed(now time.Time, s *capture.Stats) {
+	if s.Missed > w.missed {
+		w.missed, w.told = s.Missed, now
+		w.complainOf(hinted{fmt.Errorf("warning: packets missed so far: %d", s.Missed), "a larger buffer helps: --buffer 256MB"})
+	}
+	if r := s.Recorder; r != nil && r.Full > w.full {
+		w.full, w.told = r.Full, now
+		w.complainOf(hinted{fmt.Errorf("warning: segments not recorded so far, of connections for which the kernel's table has no room: %d", r.Full), roomHint})
 	}
 }
 

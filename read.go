@@ -97,6 +97,12 @@ func (c *command) warn(s *report.Summary) {
 		}
 		c.complain(hinted{fmt.Errorf("warning: packets missed while capturing: %d", k.Missed), "a larger buffer helps: " + helps})
 	}
+	if r := k.Recorder; r != nil && r.Full > 0 {
+		c.complain(hinted{fmt.Errorf("warning: segments not recorded, of connections for which the kernel's table had no room: %d", r.Full), roomHint})
+	}
+	if r := k.Recorder; r != nil && r.Evicted > 0 {
+		c.complain(hinted{fmt.Errorf("warning: connections given up in the kernel for want of room: %d", r.Evicted), roomHint})
+	}
 	if k.Fragments > 0 {
 		c.complain(fmt.Errorf("warning: IP fragments not looked into: %d", k.Fragments))
 	}
@@ -104,6 +110,9 @@ func (c *command) warn(s *report.Summary) {
 		c.complain(hinted{fmt.Errorf("warning: connections given up to keep memory bounded: %d", n), "--max-connections raises the bound, -p and --host narrow the input"})
 	}
 }
+
+// roomHint is what gives a recorder's table enough room.
+const roomHint = "--max-connections sets how many it holds, -p and --host narrow the input"
 
 // A job is one run from a source to a writer.
 type job struct {

@@ -36,6 +36,7 @@ type RecorderStats struct {
 	Full     uint64 // segments of connections for which the table had no room
 	Kept     uint64 // connections in the table
 	Evicted  uint64 // of them, those that were given up for want of room
+	Reuses   uint64 // requests on connections that had had a response, of which nothing need come up
 }
 
 // A Load is what a recorder counted of one server since it began.

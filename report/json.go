@@ -214,6 +214,7 @@ type jsonRecorder struct {
 	Full     uint64 `json:"table_full"`
 	Kept     uint64 `json:"kept_connections"`
 	Evicted  uint64 `json:"evicted_connections"`
+	Reuses   uint64 `json:"reused_requests"`
 }
 
 type jsonCount struct {

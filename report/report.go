@@ -68,6 +68,9 @@ func (s *Summary) Incomplete() string {
 	if n := s.Capture.Missed; n > 0 {
 		why = append(why, fmt.Sprintf("%s missed while capturing", plural(n, "packet was", "packets were")))
 	}
+	if n := s.unrecorded(); n > 0 {
+		why = append(why, fmt.Sprintf("%s not recorded, of connections for which the kernel's table had no room (--max-connections)", plural(n, "segment was", "segments were")))
+	}
 	if r := s.Capture.Recorder; r != nil && r.Evicted > 0 {
 		why = append(why, fmt.Sprintf("%s given up in the kernel for want of room", plural(r.Evicted, "connection was", "connections were")))
 	}
@@ -78,6 +81,25 @@ func (s *Summary) Incomplete() string {
 		why = append(why, fmt.Sprintf("%s of the kernel missing", plural(n, "fact is", "facts are")))
 	}
 	return strings.Join(why, "; ")
+}
+
+// unrecorded returns how many segments a recorder saw of connections for which its
+// table had no room. They are not missed: a larger buffer would change nothing.
+func (s *Summary) unrecorded() uint64 {
+	if r := s.Capture.Recorder; r != nil {
+		return r.Full
+	}
+	return 0
+}
+
+// reused returns how many requests a recorder counted on connections that had had a
+// response. Each of them shows that one was answered before it, on connections that
+// are open still as well, of which nothing else has come up.
+func (s *Summary) reused() uint64 {
+	if r := s.Capture.Recorder; r != nil {
+		return r.Reuses
+	}
+	return 0
 }
 
 // Duration returns the time that the capture spans.

@@ -69,20 +69,36 @@ func headline(s *Summary) string {
 	case k.Gaps > 0:
 		missed = "some missed on " + plural(k.Gaps, "connection", "connections")
 	}
+	if n := s.unrecorded(); n > 0 {
+		missed += ", " + group(n) + " not recorded"
+	}
 	seen := fmt.Sprintf("(%s of traffic, %s, %s)", span(s.Duration()), plural(s.Capture.Packets, "packet", "packets"), missed)
-	connections := plural(k.Connections, "connection", "connections")
+	connections, requests := plural(k.Connections, "connection", "connections"), plural(k.Requests, "request", "requests")
+	unjudged := ""
+	if k.Unjudged > 0 {
+		unjudged = ", and " + group(k.Unjudged) + " cannot be judged"
+	}
+	more := s.reused() > k.Requests // of open connections, which have told the tracker nothing yet
+	if more {
+		requests = "at least " + plural(s.reused(), "request", "requests")
+	}
 	switch {
 	case k.Lost > 0:
 		were := "were"
 		if k.Lost == 1 {
 			were = "was"
 		}
-		unjudged := ""
-		if k.Unjudged > 0 {
-			unjudged = ", and " + group(k.Unjudged) + " cannot be judged"
-		}
 		return fmt.Sprintf("%s of %s %s lost on %s of %s%s%s %s",
-			group(k.Lost), plural(k.Requests, "request", "requests"), were, group(k.LostOn), connections, unjudged, unopened(k), seen)
+			group(k.Lost), requests, were, group(k.LostOn), connections, unjudged, unopened(k), seen)
+	case more:
+		were, on := "were", ""
+		if s.reused() == 1 {
+			were = "was"
+		}
+		if k.Connections > 0 {
+			on = " on " + connections
+		}
+		return fmt.Sprintf("nothing known to be lost: %s%s %s answered, as the kernel counts%s%s %s", requests, on, were, unjudged, unopened(k), seen)
 	case k.Requests > 0:
 		answered := k.Requests - min(k.Waiting+k.Unjudged, k.Requests)
 		all := "all " + group(k.Requests) + " requests"
@@ -448,8 +464,12 @@ func remarks(s *Summary, loc *time.Location) []string {
 		notes = append(notes, plural(c.Fragments, "IP fragment was", "IP fragments were")+" not looked into")
 	}
 	if r := c.Recorder; r != nil {
-		notes = append(notes, fmt.Sprintf("the recorder kept what matters in the kernel: %s and %s came up",
-			plural(r.Records, "record", "records"), plural(r.Segments, "segment", "segments")))
+		note := fmt.Sprintf("the recorder kept what matters in the kernel: %s and %s came up",
+			plural(r.Records, "record", "records"), plural(r.Segments, "segment", "segments"))
+		if r.Reuses > 0 {
+			note += "; it counted " + plural(r.Reuses, "request", "requests") + " on connections used before, open ones included"
+		}
+		notes = append(notes, note)
 	}
 	if c.Repeated > 0 {
 		notes = append(notes, plural(c.Repeated, "packet was", "packets were")+" seen on another interface before and counted once")

@@ -129,6 +129,47 @@ func TestSummaryIncomplete(t *testing.T) {
 	}
 }
 
+// TestSummaryRecorded says what a recorder counted, and what it had no room for.
+func TestSummaryRecorded(t *testing.T) {
+	s := &Summary{
+		Tracker: correlate.Summary{Connections: 51},
+		Capture: capture.Stats{Packets: 1000, Last: 5e9, Recorder: &capture.RecorderStats{Records: 1, Segments: 2, Reuses: 340842}},
+	}
+	got := summaryText(t, s)
+	if want := "nothing known to be lost: at least 340,842 requests on 51 connections were answered, as the kernel counts (5.000 s of traffic, 1,000 packets, none missed)\n"; !strings.HasPrefix(got, want) ||
+		!strings.Contains(got, "; it counted 340,842 requests on connections used before, open ones included\n") {
+		t.Errorf("got:\n%s", got)
+	}
+	if s.Incomplete() != "" {
+		t.Error(s.Incomplete())
+	}
+	s.Tracker.Requests, s.Tracker.Lost, s.Tracker.LostOn = 3, 1, 1
+	if got, want := summaryText(t, s), "1 of at least 340,842 requests was lost on 1 of 51 connections ("; !strings.HasPrefix(got, want) {
+		t.Errorf("got:\n%s", got)
+	}
+	s.Tracker.Requests, s.Tracker.Lost, s.Tracker.Unopened = 3, 0, 2
+	if got, want := summaryText(t, s), "nothing known to be lost: at least 340,842 requests on 51 connections were answered, as the kernel counts, and 2 connections could not be opened ("; !strings.HasPrefix(got, want) {
+		t.Errorf("got:\n%s", got)
+	}
+	s.Tracker = correlate.Summary{}
+	s.Capture.Recorder.Reuses = 1
+	if got, want := summaryText(t, s), "nothing known to be lost: at least 1 request was answered, as the kernel counts ("; !strings.HasPrefix(got, want) {
+		t.Errorf("got:\n%s", got)
+	}
+	s.Capture.Recorder.Full = 11234
+	const want = "11,234 segments were not recorded, of connections for which the kernel's table had no room (--max-connections)"
+	if got := summaryText(t, s); s.Incomplete() != want || !strings.Contains(got, "not complete: "+want) || !strings.Contains(got, "none missed, 11,234 not recorded)") {
+		t.Errorf("%q, got:\n%s", s.Incomplete(), got)
+	}
+	var b bytes.Buffer
+	if err := NewJSON(&b, Options{}).Summary(s); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); !strings.Contains(got, `"complete":false,"reason":"`+want+`"`) || !strings.Contains(got, `"reused_requests":1}`) {
+		t.Error(got)
+	}
+}
+
 func TestJSONSummary(t *testing.T) {
 	var b bytes.Buffer
 	if err := NewJSON(&b, Options{}).Summary(fullSummary()); err != nil {
