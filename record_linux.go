@@ -129,5 +129,5 @@ func (a *arrivals) close() {
 // withoutEBPF adds to an error what does without. It does not fall back by itself:
 // whoever asked for eBPF has a reason.
 func withoutEBPF(err error) error {
-	return hinted{bpf.Explain(err), "leave out --ebpf, and -i any explains packets; sudo, or the capabilities, may be what is missing here"}
+	return hinted{bpf.Explain(err), "without eBPF, whyreset -i any explains packets; sudo, or the capabilities, may be what is missing here"}
 }

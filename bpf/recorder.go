@@ -116,6 +116,7 @@ type Recorder struct {
 	resets  []resetConn
 	taken   uint64 // connections taken out of the map here
 	evicted uint64 // those of them that had not ended
+	reuses  uint64 // requests on connections that had been used, of all servers
 	yielded uint64
 	err     error
 }
@@ -428,7 +429,7 @@ func (r *Recorder) count() error {
 	s.Missed = sum.LostRecords + sum.LostEvents
 	s.Recorder = &capture.RecorderStats{
 		Records: sum.Records, Segments: sum.Events, Lost: sum.LostRecords + sum.LostEvents, Full: sum.Full,
-		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.taken), Evicted: r.evicted,
+		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.taken), Evicted: r.evicted, Reuses: r.reuses,
 	}
 	if sum.Undecodable > 0 && s.FirstBad == "" {
 		s.FirstBad = "by the recorder in the kernel, which does not say which"
@@ -440,7 +441,9 @@ func (r *Recorder) count() error {
 func (r *Recorder) readLoads() error {
 	var k recorderEndpoint
 	var l recorderLoad
+	r.reuses = 0
 	for it := r.maps.Servers.Iterate(); it.Next(&k, &l); {
+		r.reuses += l.Reuses
 		e := endpoint(&k.Addr, k.Port)
 		if k.Zone != 0 && e.Loopback() {
 			e.Zone = uint16(k.Zone)
