@@ -86,7 +86,7 @@ func (c *command) openFactsAlone(ctx context.Context) (factSource, func() string
 	}
 	facts, err := bpf.OpenFacts(cfg)
 	if err != nil {
-		return nil, nil, withoutEBPF(err)
+		return nil, nil, c.lacksEBPF(err)
 	}
 	over := func() string {
 		if len(ends) == 0 || slices.ContainsFunc(ends, func(ended func() bool) bool { return !ended() }) {

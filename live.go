@@ -420,11 +420,14 @@ func (c *command) hint(err error) error {
 	if e != nil {
 		name = "whyreset"
 	}
+	recorder := c.live.ebpf == ebpfPackets // CAP_SYS_ADMIN stands for all that its programs take
 	switch {
 	case os.Geteuid() == 0:
 		return hinted{err, "root has been denied it here; a container is given it with --privileged, or --cap-add NET_RAW,SYS_ADMIN,SYS_PTRACE"}
-	case len(c.live.spots) == 0:
+	case len(c.live.spots) == 0 && !recorder:
 		return hinted{err, fmt.Sprintf("it needs CAP_NET_RAW: sudo %s, or once: sudo setcap cap_net_raw=ep %[1]s", name)}
+	case recorder:
+		return hinted{err, fmt.Sprintf("it needs CAP_SYS_ADMIN and, for what is another user's, CAP_SYS_PTRACE: sudo %s", name)}
 	}
 	return hinted{err, fmt.Sprintf("it needs CAP_NET_RAW, CAP_SYS_ADMIN and, for what is another user's, CAP_SYS_PTRACE: sudo %s", name)}
 }

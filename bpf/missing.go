@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
+
+	"whyreset/capture"
 )
 
 // A MissingError says what eBPF needs and this system lacks.
@@ -45,20 +48,48 @@ func kernelTypes(file string) (*btf.Spec, error) {
 	return types, nil
 }
 
-// Explain says what is missing, after err came from loading or attaching programs:
-// it returns a [MissingError] where that can be told, else err. The reasons are
-// looked for only then: no test for single features tells whether the programs that
-// are needed can be loaded.
-func Explain(err error) error {
+// A capability is one that programs take.
+type capability struct {
+	number int
+	name   string
+}
+
+// Linux 5.8 took the first two from CAP_SYS_ADMIN, which still stands for each of
+// them. Tracepoints take no more; programs on the path of packets also take what
+// bpf_prog_load asks for where is_net_admin_prog_type (kernel/bpf/syscall.c).
+var (
+	factsNeed    = []capability{{unix.CAP_BPF, "CAP_BPF"}, {unix.CAP_PERFMON, "CAP_PERFMON"}}
+	recorderNeed = append(slices.Clone(factsNeed), capability{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"})
+)
+
+// Explain says what is missing, after err came from opening facts: it returns a
+// [MissingError], which has the kernel's words where the cause cannot be told. The reasons are looked for only
+// then: no test for single features tells whether the programs that are needed can be
+// loaded. What is not about eBPF, such as a namespace that may not be entered, is
+// returned as it is.
+func Explain(err error) error { return explain(err, factsNeed) }
+
+// ExplainRecorder is Explain for a recorder, which takes more.
+func ExplainRecorder(err error) error { return explain(err, recorderNeed) }
+
+func explain(err error, need []capability) error {
 	var known *MissingError
-	if err == nil || errors.As(err, &known) {
+	if err == nil || errors.As(err, &known) || !aboutEBPF(err) {
 		return err
 	}
-	what := lacking(err, readSystem())
-	if what == "" {
-		return fmt.Errorf("eBPF cannot be used: %w", err)
+	return &MissingError{cmp.Or(lacking(err, readSystem(), need), err.Error()), err}
+}
+
+// aboutEBPF reports whether err came from a kernel that was asked for eBPF, and not
+// from what went before that.
+func aboutEBPF(err error) bool {
+	var number unix.Errno
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.Is(err, capture.ErrEnter), errors.Is(err, capture.ErrPrivilege):
+		return false
 	}
-	return &MissingError{what, err}
+	return errors.As(err, &number) || errors.As(err, &verifier) || errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound) || errors.Is(err, errMemlock)
 }
 
 // errMemlock means that the limit of locked memory could not be raised.
@@ -105,25 +136,26 @@ func lockdownIn(file string) string {
 }
 
 // lacking says what the cause of an error is, "" if it cannot be told.
-func lacking(err error, s system) string {
+func lacking(err error, s system, need []capability) string {
 	has := func(n int) bool { return s.capabilities>>n&1 != 0 }
 	refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+	var missing []string
+	for _, c := range need {
+		if !has(c.number) && !has(unix.CAP_SYS_ADMIN) {
+			missing = append(missing, c.name)
+		}
+	}
 	var verifier *ebpf.VerifierError
 	switch {
 	case errors.Is(err, unix.ENOSYS):
 		return "this kernel has no bpf system call (CONFIG_BPF_SYSCALL)"
-	case !has(unix.CAP_SYS_ADMIN) && refused && !(has(unix.CAP_BPF) && has(unix.CAP_PERFMON)):
-		// Linux 5.8 took both from CAP_SYS_ADMIN, which still stands for them.
-		var missing []string
-		for _, c := range []struct {
-			n    int
-			name string
-		}{{unix.CAP_BPF, "CAP_BPF"}, {unix.CAP_PERFMON, "CAP_PERFMON"}} {
-			if !has(c.n) {
-				missing = append(missing, c.name)
-			}
+	case refused && len(missing) > 0:
+		last := len(missing) - 1
+		list, place := missing[last], "its"
+		if last > 0 {
+			list, place = strings.Join(missing[:last], ", ")+" and "+list, "their"
 		}
-		return "this process lacks " + strings.Join(missing, " and ") + ", or CAP_SYS_ADMIN in their place"
+		return "this process lacks " + list + ", or CAP_SYS_ADMIN in " + place + " place"
 	case s.ownUsers && refused:
 		return "this process is in a user namespace of its own, where its capabilities do not count for it"
 	case s.lockdown == "confidentiality":
