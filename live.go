@@ -22,12 +22,11 @@ const liveUsage = `whyreset -i IFACE... explains what passes as it happens (Linu
 setcap cap_net_raw=ep on the program).
 
   -i, --interface IFACE     listen on it; again for more; any: all, and new ones
-      --container NAME      in its network; NAME may be an id, or how one begins
-                            (Docker, Podman, CRI-O, containerd); again for more
-      --all-containers      in the networks of all that run; with --ebpf, that come
+      --container NAME|ID   in its network; the beginning of either will do
+      --all-containers      in the networks of all; with --ebpf, of new ones too
       --pid PID             in the network of a process; again for more
       --netns NAME|PATH     in this network namespace; again for more
-      --ebpf                packets stay in the kernel; what matters comes up
+      --ebpf                packets stay in the kernel: no -w, --ring, --count
       --ebpf=facts          no packets: each reset, as the kernel explains it
       --ebpf=no             packets, and nothing that the kernel adds
       --cgroup NAME|PATH    with --ebpf=facts, of the sockets of a control group
@@ -35,8 +34,8 @@ setcap cap_net_raw=ep on the program).
       --ring FILES,SIZE     to FILE.0001 and so on; the oldest is overwritten
       --duration TIME       end after 90s, 15m, 2h
       --count N             end after N packets
-      --buffer SIZE         the kernel's buffer for bursts (default 64MB)
-      --snap BYTES          so much of each packet; of each message with --ebpf
+      --buffer SIZE         for bursts (default 64MB; with --ebpf 32MB)
+      --snap BYTES          of each packet; with --ebpf of a message, up to 1024
       --user NAME           go on as this user once all is open
 
   sudo whyreset --container web -p 8080 -w /tmp/web --ring 10,100MB -o json

@@ -524,6 +524,11 @@ func TestLiveUsage(t *testing.T) {
 	if status != exitOK || strings.Count(out, "\n") > 23 {
 		t.Errorf("status %d, %d lines", status, strings.Count(out, "\n"))
 	}
+	for _, want := range []string{"with --ebpf 32MB", "no -w, --ring, --count", "with --ebpf of a message, up to 1024"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
 	for line := range strings.Lines(out) {
 		if len(line) > 81 {
 			t.Errorf("too wide: %q", line)
