@@ -391,7 +391,10 @@ INLINE void keep_tail(struct __sk_buff *skb, const struct segment *s, struct slo
 
 INLINE struct head *head_of(struct conn *c, const struct half *h, int dir)
 {
-	return &c->heads[((h->turns + 1) % HEADS * 2 + (dir & 1)) % (HEADS * 2)];
+	u32 i = (h->turns + 1) % HEADS * 2 + (dir & 1);
+
+	OPAQUE(i);
+	return &c->heads[i % (HEADS * 2)];
 }
 
 INLINE void keep_head(struct __sk_buff *skb, struct head *hd, struct half *h, const struct segment *s, struct slot *to)
