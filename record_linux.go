@@ -33,13 +33,13 @@ func (c *command) record(ctx context.Context) int {
 	// The facts first: they are to explain whatever is recorded.
 	facts, err := openBeside(c.filter, l.spaces, new(capture.Zones))
 	if err != nil {
-		c.complain(withoutEBPF(err))
+		c.complain(c.lacksEBPF(err))
 		return exitError
 	}
 	defer facts.close()
 	src, err := bpf.OpenRecorder(cfg)
 	if err != nil {
-		c.complain(withoutEBPF(err))
+		c.complain(c.lacksEBPF(bpf.ExplainRecorder(err)))
 		return exitError
 	}
 	defer src.Close()
@@ -124,10 +124,4 @@ func (a *arrivals) close() {
 	for _, s := range a.spaces {
 		s.Close()
 	}
-}
-
-// withoutEBPF adds to an error what does without. It does not fall back by itself:
-// whoever asked for eBPF has a reason.
-func withoutEBPF(err error) error {
-	return hinted{bpf.Explain(err), "without eBPF, whyreset -i any explains packets; sudo, or the capabilities, may be what is missing here"}
 }

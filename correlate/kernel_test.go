@@ -221,3 +221,27 @@ func TestJoinedFactsLeaveNothing(t *testing.T) {
 		t.Errorf("%d were dropped", n)
 	}
 }
+
+// A fresh connection that the server closed before it had any of the request, of which
+// only its kernel tells, is no race with an idle timer.
+func TestClosedOnAcceptUnseen(t *testing.T) {
+	tr, all := collect(t, Config{})
+	k := newTalk(tr, newWire(), 1)
+	k.handshake()
+	closed := k.said(srv, capture.Closed, "", 0)
+	closed.State, closed.NewState = "ESTABLISHED", "CLOSE"
+	tr.Fact(closed)
+	tr.Fact(k.said(srv, capture.ResetSent, tcpState, 0))
+	k.wire.now = k.wire.now.Add(time.Millisecond)
+	request := &capture.SocketFact{
+		Time: k.wire.now, Kind: capture.ResetSent, Local: k.ends[srv], Remote: k.ends[cli], Reason: noConnection, State: "LISTEN",
+		HasSegment: true, Seq: k.nxt[cli], Ack: k.nxt[srv], Len: len(post),
+	}
+	k.send(cli, psh, post)
+	k.send(srv, rst, nil)
+	tr.Fact(request)
+	tr.Finish()
+	if len(*all) != 1 || (*all)[0].Verdict != ClosedOnAccept || (*all)[0].Confidence != Strong || (*all)[0].Retry != RetrySafe {
+		t.Errorf("%+v", *all)
+	}
+}

@@ -137,6 +137,10 @@ func resetAfterAccept(f *facts) *ruling {
 	if f.ackSeen && rst.time.Sub(f.openTime) > f.serverRTT*5/4+2*moment {
 		return nil
 	}
+	// So does an answer to the request, where that alone was seen to end the handshake.
+	if f.hasRequest && !f.ackSeen && rst.time.Sub(f.q.time) > f.serverRTT*5/4+2*moment {
+		return nil
+	}
 	if !f.hasRequest && (!f.ackSeen || rst.again > 0 && f.opening.doubled < 2) {
 		return nil
 	}
