@@ -396,11 +396,12 @@ type excuse struct {
 	full, less correlate.Verdict
 	only       string // in this scenario only; anywhere if it is ""
 	elsewhere  bool   // only if the missing packet is another connection's
+	bolder     bool   // the advice on retrying may be bolder
 	why        string
 }
 
 func (e excuse) covers(name string, missing *capture.Segment, w, less judgement) bool {
-	return e.full == w.verdict && e.less == less.verdict && w.lost == less.lost && !bolder(less.retry, w.retry) &&
+	return e.full == w.verdict && e.less == less.verdict && w.lost == less.lost && (e.bolder || !bolder(less.retry, w.retry)) &&
 		(e.only == "" || e.only == name) &&
 		(!e.elsewhere || missing != nil && missing.Src != less.client && missing.Dst != less.client)
 }
@@ -434,6 +435,10 @@ var excuses = []excuse{
 		why: "the packet that tells of a first copy is missing, too"},
 	{full: correlate.ProtocolMismatch, less: correlate.AbortBeforeResponse, only: "protocol-mismatch-silent",
 		why: "what the server speaks on its other connection is missing"},
+	{full: correlate.Ambiguous, less: correlate.AcceptQueueOverflow, only: "kernel-abort-unseen-before", bolder: true,
+		why: "without the handshake's acknowledgement, or the request, the reset may be for the handshake"},
+	{full: correlate.StaleConnection, less: correlate.StaleConnection, only: "kernel-abort-unseen-reused", bolder: true,
+		why: "without one of its two copies, nothing shows that an earlier one may have been taken"},
 }
 
 // bolder reports whether a encourages a retry more than b does.
