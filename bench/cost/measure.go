@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"whyreset/bench/netns"
@@ -69,9 +70,33 @@ var (
 	broken   = regexp.MustCompile(`(?m)^ *(Non-2xx.*|Socket errors.*)$`)
 )
 
-// settle is how long a program is given before and after wrk: to attach, and to
+// settle is how long a program is given, half of it before wrk, and half after it to
 // do what is left to do, which is measured with the rest.
 const settle = 300 * time.Millisecond
+
+// A firstLine keeps what is written, and tells when there is a line of it.
+type firstLine struct {
+	mu    sync.Mutex
+	all   bytes.Buffer
+	there chan struct{}
+	told  bool
+}
+
+func (l *firstLine) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.told && bytes.IndexByte(b, '\n') >= 0 {
+		l.told = true
+		close(l.there)
+	}
+	return l.all.Write(b)
+}
+
+func (l *firstLine) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
 
 // measure runs wrk while w watches, again if other programs had the processors for
 // long.
@@ -103,15 +128,23 @@ func (b *bench) once(ctx context.Context, w *watcher, connections, size string) 
 		}
 		defer detach()
 	}
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	stderr := &firstLine{there: make(chan struct{})}
 	var cmd *exec.Cmd
 	if w.args != nil {
 		cmd = b.ns.Command(ctx, w.args[0], w.args[1:]...)
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		cmd.Stdout, cmd.Stderr = &stdout, stderr
 		if err := cmd.Start(); err != nil {
 			return s, err
 		}
-		time.Sleep(settle)
+		select { // each of them says so once it listens
+		case <-stderr.there:
+		case <-time.After(20 * time.Second):
+			cmd.Process.Kill()
+			cmd.Wait()
+			return s, fmt.Errorf("does not begin: %s", stderr)
+		}
+		time.Sleep(settle / 2)
 	}
 	time.Sleep(settle / 2)
 	ran := processes()
@@ -149,7 +182,7 @@ func (b *bench) once(ctx context.Context, w *watcher, connections, size string) 
 	// Not what it takes to begin: loading programs is seconds' worth of requests.
 	s.own = float64(run[cmd.Process.Pid].used-ran[cmd.Process.Pid].used) / s.requests
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		return s, fmt.Errorf("%w: %s", err, &stderr)
+		return s, fmt.Errorf("%w: %s", err, stderr)
 	}
 	var exit *exec.ExitError
 	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
