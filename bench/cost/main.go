@@ -110,9 +110,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer b.ns.Close()
-	if err := serve(ctx, b.ns, dir, *sizes); err != nil {
+	stop, err := serve(ctx, b.ns, dir, *sizes)
+	if err != nil {
 		return err
 	}
+	defer stop()
 	for size := range strings.SplitSeq(*sizes, ",") {
 		for c := range strings.SplitSeq(*connections, ",") {
 			if err := b.compare(ctx, size, c); err != nil {

@@ -30,15 +30,15 @@ type sample struct {
 	others     float64   // share of all processor time that went to programs that have nothing to do with it
 }
 
-// serve runs nginx in the namespace until that is closed.
-func serve(ctx context.Context, ns *netns.Namespace, dir, sizes string) error {
+// serve runs nginx in the namespace until stop is called.
+func serve(ctx context.Context, ns *netns.Namespace, dir, sizes string) (stop func(), err error) {
 	for size := range strings.SplitSeq(sizes, ",") {
 		n, err := strconv.Atoi(size)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := os.WriteFile(filepath.Join(dir, size), bytes.Repeat([]byte("x"), n), 0o644); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	conf := fmt.Sprintf(`daemon off; worker_processes 2; error_log %[1]s/error.log; pid %[1]s/pid;
@@ -48,21 +48,26 @@ server { listen 127.0.0.1:8080; root %[1]s; } }
 `, dir)
 	name := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(name, []byte(conf), 0o644); err != nil {
-		return err
+		return nil, err
 	}
 	cmd := ns.Command(ctx, "nginx", "-c", name)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
+	}
+	stop = func() {
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
 	}
 	for range 100 {
 		if c, err := ns.DialContext(ctx, "tcp", "127.0.0.1:8080"); err == nil {
-			return c.Close()
+			return stop, c.Close()
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return fmt.Errorf("nginx does not answer: %s", &stderr)
+	stop()
+	return nil, fmt.Errorf("nginx does not answer: %s", &stderr)
 }
 
 var (
