@@ -239,6 +239,19 @@ func readRequest(f *facts) *ruling {
 	if k == nil || k.read <= f.q.start || !f.K.seen() || !f.K.hasAck || f.K.ack <= f.q.start || f.q.resp.began || !f.silent() || !f.shown() || f.first == Client {
 		return nil
 	}
+	// What a program has read it need not have begun to process: those that read ahead
+	// of their handlers (asyncio) drop it if the idle timer runs out just then.
+	if could, _ := f.couldBeIdle(); could && f.atTimer() == dueNow {
+		x := &ruling{verdict: Ambiguous, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose(), why: "read as the idle timer ran out"}
+		x.candidates = []Verdict{IdleRaceUnread, AbortBeforeResponse}
+		if f.K.kind == FINClose && !(f.K.notify && f.rstS.seen()) {
+			x.candidates[1] = CloseBeforeResponse
+		}
+		x.noteHad(f)
+		x.noteTimer(f, "which fits the server's idle timer")
+		x.note(0, 0, "its program had read of the request, which it may have done without beginning to process it; its log would decide")
+		return x
+	}
 	if x := f.undelivered(); x != nil {
 		return x
 	}
