@@ -1,0 +1,65 @@
+/* How much each server has to do: its connections, and how long they were idle. */
+#pragma once
+
+#include "maps.h"
+#include "parse.h"
+
+INLINE u32 bucket(u64 ns)
+{
+	u64 us = ns / 1000;
+	u32 log = 0;
+
+	if (us >> 32)
+		return BUCKETS - 1;
+	for (u32 step = 16; step > 0; step >>= 1)
+		if (us >> (log + step))
+			log += step;
+	if (log < 2)
+		return log;
+	return log * 4 + (us >> (log - 2) & 3);
+}
+
+enum { OPENED, CLOSED, REUSED };
+
+/* account notes what the connection at hand does to the load of its server, which is
+ * the greater endpoint if client is 0. */
+GLOBAL int account(u32 what, u32 client, u64 idle)
+{
+	u32 zero = 0, b;
+	struct packet *p = bpf_map_lookup_elem(&packet, &zero);
+	struct endpoint e = {};
+	struct load *l;
+
+	if (!p)
+		return 0;
+	e.zone = p->key.zone;
+	if (client == 0)
+		e.addr[0] = p->key.b[0], e.addr[1] = p->key.b[1], e.port = p->key.pb;
+	else
+		e.addr[0] = p->key.a[0], e.addr[1] = p->key.a[1], e.port = p->key.pa;
+	l = bpf_map_lookup_elem(&servers, &e);
+	if (!l) {
+		l = bpf_map_lookup_elem(&blank_load, &zero);
+		if (!l)
+			return 0;
+		bpf_map_update_elem(&servers, &e, l, NOEXIST);
+		l = bpf_map_lookup_elem(&servers, &e);
+		if (!l)
+			return 0;
+	}
+	if (what == OPENED) {
+		__sync_fetch_and_add(&l->opened, 1);
+		return 0;
+	}
+	if (what == CLOSED) {
+		__sync_fetch_and_add(&l->closed, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&l->reuses, 1);
+	if (idle > l->longest)
+		l->longest = idle;
+	b = bucket(idle);
+	if (b < BUCKETS)
+		__sync_fetch_and_add(&l->idle[b], 1);
+	return 0;
+}
