@@ -52,6 +52,14 @@ func (f *finding) frame() uint64 {
 	return f.Close.Frame
 }
 
+// undecided reports whether the finding leaves open what happened.
+func (f *finding) undecided() bool { return slices.Contains(neutral, f.Verdict) }
+
+// names reports whether one of the verdicts is among the finding's candidates.
+func (f *finding) names(verdicts []string) bool {
+	return slices.ContainsFunc(f.Candidates, func(v string) bool { return slices.Contains(verdicts, v) })
+}
+
 // text says what the finding rests on.
 func (f *finding) text() string {
 	var b strings.Builder
@@ -319,7 +327,7 @@ func stray(h *header, f *finding) *outcome {
 	switch {
 	case ends && f.Family == "connect":
 		return nil
-	case slices.Contains(neutral, f.Verdict):
+	case f.undecided():
 		o.kind = undecided
 	}
 	return o
@@ -343,9 +351,9 @@ func (t *truth) judge(h *header, m *match, damaged bool) []outcome {
 		o := base
 		o.takes(f)
 		switch {
-		case slices.Contains(neutral, f.Verdict):
+		case f.undecided():
 			o.kind = undecided
-			o.named = slices.ContainsFunc(f.Candidates, func(v string) bool { return slices.Contains(want, v) })
+			o.named = f.names(want)
 		case i >= lost && t.unfinished() && slices.Contains(accepted, f.Verdict):
 			o.kind = right
 		case i >= lost:
@@ -367,10 +375,15 @@ func (t *truth) judge(h *header, m *match, damaged bool) []outcome {
 		o := base
 		o.kind = unreported
 		// A response that the client's TCP has and its application never reads is
-		// not lost on the wire, whatever the application says.
+		// not lost on the wire, whatever the application says. Where it is not known
+		// whether anything was lost, the program said so.
 		if i := slices.IndexFunc(m.others, func(f *finding) bool { return slices.Contains(want, f.Verdict) }); i >= 0 {
 			o.kind = right
 			o.takes(m.others[i])
+		} else if i := slices.IndexFunc(m.others, (*finding).undecided); i >= 0 {
+			o.kind = undecided
+			o.takes(m.others[i])
+			o.named = m.others[i].names(want)
 		}
 		out = append(out, o)
 	}
@@ -395,9 +408,9 @@ func (c *connTruth) judge(findings []*finding, damaged bool) []outcome {
 		switch {
 		case slices.Contains(accepted, f.Verdict):
 			o.kind = right
-		case slices.Contains(neutral, f.Verdict):
+		case f.undecided():
 			o.kind = undecided
-			o.named = slices.ContainsFunc(f.Candidates, func(v string) bool { return slices.Contains(want, v) })
+			o.named = f.names(want)
 		case damaged && !f.Lost:
 			continue // a quiet end accuses nobody
 		default:
