@@ -240,13 +240,15 @@ func readRequest(f *facts) *ruling {
 		return nil
 	}
 	// What a program has read it need not have begun to process: those that read ahead
-	// of their handlers (asyncio) drop it if the idle timer runs out just then.
-	if could, _ := f.couldBeIdle(); could && f.atTimer() == dueNow {
+	// of their handlers (asyncio) drop it if the idle timer runs out just then. A FIN
+	// says no less, see closeBeforeResponse.
+	fin := f.K.kind == FINClose && !(f.K.notify && f.rstS.seen())
+	switch could, _ := f.couldBeIdle(); {
+	case could && fin && f.atTimer() != dueLater:
+		return nil
+	case could && f.atTimer() == dueNow:
 		x := &ruling{verdict: Ambiguous, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose(), why: "read as the idle timer ran out"}
 		x.candidates = []Verdict{IdleRaceUnread, AbortBeforeResponse}
-		if f.K.kind == FINClose && !(f.K.notify && f.rstS.seen()) {
-			x.candidates[1] = CloseBeforeResponse
-		}
 		x.noteHad(f)
 		x.noteTimer(f, "which fits the server's idle timer")
 		x.note(0, 0, "its program had read of the request, which it may have done without beginning to process it; its log would decide")
@@ -256,7 +258,7 @@ func readRequest(f *facts) *ruling {
 		return x
 	}
 	x := &ruling{verdict: AbortBeforeResponse, confidence: Proven, retry: RetryAmbiguous, lost: true, by: Server, close: f.serverClose()}
-	if f.K.kind == FINClose && !(f.K.notify && f.rstS.seen()) {
+	if fin {
 		x.verdict = CloseBeforeResponse
 	}
 	x.noteHad(f)
