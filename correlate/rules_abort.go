@@ -69,6 +69,7 @@ func clientAbort(f *facts) *ruling {
 	case f.first == Client && f.halfClosed():
 		return nil
 	case f.first == Client:
+	case f.first == BothParties && f.wholeResponse(): // the server was done, and the client was not there for the end
 	case !k.seen() && gone && (!f.K.seen() || f.wholeResponse()): // nobody was there for the response
 		r := f.refusals[0]
 		if f.headers[0].off(r.ttl) > 0 {
