@@ -194,8 +194,8 @@ func certificateRefused(f *facts) *ruling {
 // restOfUpload gives up where what looks like a request may be the rest of one that
 // was answered early: HTTP/1 clients send on at once behind a response with their
 // next request if they are in a hurry, and with the rest of an upload if they have
-// not read the answer yet. A server that closed right behind its response may have
-// announced that.
+// not read the answer yet; a client that is slow goes on later, in records as long
+// as before. A server that closed right behind its response may have announced that.
 func restOfUpload(f *facts) *ruling {
 	q := &f.q
 	switch {
@@ -213,7 +213,8 @@ func restOfUpload(f *facts) *ruling {
 	const large = 4096
 	atOnce := q.hasIdle && (idle <= moment && f.tls.hurried < 2 || idle <= uploadPause && max(f.prevBytes, q.end-q.start) > large)
 	closed := f.first != Client && f.K.seen() && f.respTime != 0 && f.K.time.Sub(f.respTime) < moment && f.K.off == f.respEnd
-	if !atOnce && !closed {
+	goesOn := f.tls.likeRest == q.number
+	if !atOnce && !goesOn && !closed {
 		return nil
 	}
 	x := &ruling{verdict: Ambiguous, by: f.first, close: f.closeOf(f.first), why: "TLS hides whether it is the rest of an upload",
@@ -225,10 +226,15 @@ func restOfUpload(f *facts) *ruling {
 		x.candidates = []Verdict{LateReuse, EarlyResponseReset, RequestTimeout}
 	case f.hadNothing():
 		x.candidates = []Verdict{KeepaliveLimitRace, EarlyResponseReset, RequestTimeout}
+	case f.K.kind == FINClose && !f.rstS.seen():
+		x.candidates = []Verdict{EarlyResponseReset, RequestTimeout, CloseBeforeResponse}
 	}
-	if atOnce {
+	switch {
+	case atOnce:
 		x.note(q.frame, q.file, "the client sent on (frame %d) as soon as it had the response: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
-	} else {
+	case goesOn:
+		x.note(q.frame, q.file, "the client sent on (frame %d) in records as long as the last of the request before: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
+	default:
 		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came right behind its response; what the client sent then (frame %d) may be the rest of the same request, or sent in spite of an announced close, which TLS hides", f.K.name(), f.K.frame, q.frame)
 	}
 	return x

@@ -52,6 +52,8 @@ type tlsConn struct {
 	pushes        int          // how often the server spoke up without having been asked
 	firstLen      int          // of the server's first record of application data
 	hurried       int          // requests that came at once behind a response, and were answered
+	run, tail     int          // how many records the client's latest request has, and how long the last one is
+	likeRest      int          // number of the request that goes on in records as long as those of the one before; 0 if none
 	replies       int          // the server's records of application data
 	ticketLen     int          // of the records of session tickets that came before any request, or in a row; 0 if none did
 	doubtful      bool         // the first of them may be a session ticket
@@ -447,12 +449,11 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 	if n := len(c.queue); n > 0 {
 		r := c.queue[n-1]
 		switch {
-		case !r.resp.began:
+		case !r.resp.began,
+			th.at.hasAck && th.at.ack <= r.resp.start,                                       // the client sends on, and knows of no response yet
+			r.resp.hasAck && r.resp.ack < r.end && th.at.time.Sub(r.lastTime) < uploadPause: // the server answered early
+			x.run, x.tail = x.run+1, th.length
 			return true
-		case th.at.hasAck && th.at.ack <= r.resp.start:
-			return true // the client sends on, and knows of no response yet
-		case r.resp.hasAck && r.resp.ack < r.end && th.at.time.Sub(r.lastTime) < uploadPause:
-			return true // the server answered early, and the client sends on
 		case th.at.hasAck && th.at.ack < r.resp.end && r.resp.complete:
 			x.foreign = true // HTTP/1 clients read a response to its end
 		}
@@ -461,6 +462,10 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 	c.beginRequest(t, th.off, &th.at)
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded, r.base = true, true, x.base
+	if x.run > 1 && th.length == x.tail && th.length > headRecord {
+		x.likeRest = r.number
+	}
+	x.run, x.tail = 1, th.length
 	if th.torn {
 		x.broken = r.number
 	}
@@ -479,6 +484,9 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 
 // uploadPause is longer than a client pauses inside an upload for want of window.
 const uploadPause = 200 * time.Millisecond
+
+// headRecord is longer than nearly all records with the head of a request alone.
+const headRecord = 1024
 
 // settingsAck is the length of a record with nothing in it but a SETTINGS frame
 // that acknowledges: the first that an HTTP/2 client sends once it has the
@@ -568,9 +576,10 @@ func (c *conn) holeInRecord(t *Tracker, d int, n int64) bool {
 	return true
 }
 
-// closeNotify returns the close_notify that ended what half d sent. In TLS 1.3
-// only its length tells it from data: it counts if the connection was closed
-// behind it.
+// closeNotify returns the close_notify that ended what half d sent. In TLS 1.3 only
+// its length tells it from data of two bytes, as are the end of a chunk or a short
+// body that is sent by itself: it counts if its sender closed behind it, or its
+// receiver did when it had it, and soon.
 func (c *conn) closeNotify(d int) closing {
 	k := c.tls.half[d].notify
 	if !k.seen() {
@@ -578,7 +587,8 @@ func (c *conn) closeNotify(d int) closing {
 	}
 	h, p := &c.half[d], &c.half[1-d]
 	certain := c.tls.half[d].header[0] == recordAlert
-	if !certain && !h.fin.seen() && !h.rst.seen() && h.nreply == 0 && !p.fin.seen() && !p.rst.seen() {
+	behind := func(x *closing) bool { return x.seen() && x.time.Sub(k.time) < notifyWait }
+	if !certain && !behind(&h.fin) && !behind(&h.rst) && !(behind(&p.fin) && p.fin.ack > k.off) {
 		return closing{}
 	}
 	if h.fin.seen() && h.fin.off < k.off || h.rst.seen() && h.rst.off < k.off {
@@ -586,3 +596,7 @@ func (c *conn) closeNotify(d int) closing {
 	}
 	return k
 }
+
+// notifyWait is less than most idle timers, and longer than a FIN takes that comes
+// behind a close_notify or in answer to it.
+const notifyWait = time.Second
