@@ -398,7 +398,7 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 // session tickets of TLS 1.3. Servers that use OpenSSL send two of the same length
 // after a full handshake, as soon as they have the client's Finished, which may be
 // before they have its request, or after. After a resumed one they send one, or
-// none: that cannot be told from a short response, unless its length is another.
+// none: that cannot be told from a short response, unless its length is quite another.
 func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 	x := c.tls
 	if x.choice.version != version13 || r.number != 1 || !x.whole {
@@ -413,7 +413,8 @@ func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 	case x.ticketLen != 0:
 	case first:
 		x.firstLen = th.length
-		x.maybeTicket, x.perhapsTicket = s.ticket == th.length, x.choice.resumed && s.ticket == 0
+		x.maybeTicket = s.ticket == th.length || x.choice.resumed && s.ticket != 0 && max(s.ticket-th.length, th.length-s.ticket) <= ticketVaries
+		x.perhapsTicket = x.choice.resumed && s.ticket == 0
 		x.doubtful = x.maybeTicket || x.perhapsTicket
 		return
 	case x.replies > 2 || th.length != x.firstLen || th.length < minTicket || th.length > maxTicket || r.resp.start != th.off-int64(th.length+recordHeader) ||
@@ -433,6 +434,8 @@ func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 const (
 	minTicket = 48
 	maxTicket = 2048
+	// The name and the protocol that the client asked for lengthen its tickets.
+	ticketVaries = 64
 )
 
 // recordOfRequest takes the client's record that begins for a part of the request
