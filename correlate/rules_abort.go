@@ -88,8 +88,13 @@ func clientAbort(f *facts) *ruling {
 	if k.hasAck && k.off < f.q.end {
 		return incomplete(f, "the client's close lies before bytes that it sent: somebody else may have forged it")
 	}
-	if !f.conn.StartSeen && k.kind == FINClose && f.q.complete && k.time.Sub(f.q.lastTime) < atOnce && !gone {
-		return incomplete(f, "the client closed right behind the request, as it does when the server's close, which was not captured, has arrived")
+	if !f.conn.StartSeen && k.kind == FINClose && f.q.complete && !gone {
+		switch {
+		case k.time.Sub(f.q.lastTime) < atOnce:
+			return incomplete(f, "the client closed right behind the request, as it does when the server's close, which was not captured, has arrived")
+		case f.lastServer == 0 && !f.K.seen():
+			return incomplete(f, "the server sent nothing since the capture began: it may have closed before")
+		}
 	}
 	x := &ruling{confidence: Proven, lost: true, by: Client, close: &k}
 	switch {
