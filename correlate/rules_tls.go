@@ -212,7 +212,11 @@ func restOfUpload(f *facts) *ruling {
 	}
 	const large = 4096
 	atOnce := q.hasIdle && (idle <= moment && f.tls.hurried < 2 || idle <= uploadPause && max(f.prevBytes, q.end-q.start) > large)
-	closed := f.first != Client && f.K.seen() && f.respTime != 0 && f.K.time.Sub(f.respTime) < moment && f.K.off == f.respEnd
+	behind := moment
+	if f.missing&missingBytes != 0 {
+		behind = minTimer // no idle timer is that short, and what would tell more may be missing
+	}
+	closed := f.first != Client && f.K.seen() && f.respTime != 0 && f.K.time.Sub(f.respTime) < behind && f.K.off == f.respEnd
 	goesOn := f.tls.likeRest == q.number
 	if !atOnce && !goesOn && !closed {
 		return nil
