@@ -168,6 +168,23 @@ INLINE int head_ends(const struct head *hd)
 	return 0;
 }
 
+/* MOMENT is how soon behind a response a request under TLS may be the rest of an
+ * upload that was answered early. A client that is always that quick is told by how
+ * often it was, see restOfUpload in correlate. */
+#define MOMENT 10000000ULL
+
+/* hurry notes whether a request came at once behind a response. */
+INLINE void hurry(struct conn *c, u64 idle)
+{
+	u64 away = 0; /* the client, from here and back */
+
+	if (c->shakes == 7)
+		away = c->shake[2].time - c->shake[1].time;
+	if (c->hurries & 2 && c->hurried < 255)
+		c->hurried++;
+	c->hurries = c->hurries << 1 | (idle < away + MOMENT);
+}
+
 enum { NOT_KEPT = 2 };
 
 /* data keeps what matters of a segment with data. It returns whether the connection is
@@ -246,6 +263,8 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	if (c->client == dir) {
 		if (p->last_data && c->speaking >= 0 && s->time > p->last_data)
 			account(REUSED, dir, s->time - p->last_data);
+		if (c->sealed && h->turns > 3) /* the first ones are of the handshake */
+			hurry(c, s->time - p->last_data);
 		if (what == TUNNEL)
 			c->tunnel = 1;
 		/* Whatever else a client sends when it is its turn has to be followed. */

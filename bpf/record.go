@@ -252,7 +252,7 @@ func beginsRequest(b []byte) bool {
 
 // elision stands for what was before from.
 func (r *replay) elision(c *recorderConn, ends *[2]capture.Endpoint, from uint64) capture.Segment {
-	e := &capture.Elision{Before: true, Client: int(c.Client), Bytes: c.Half[0].Bytes + c.Half[1].Bytes}
+	e := &capture.Elision{Before: true, Client: int(c.Client), Bytes: c.Half[0].Bytes + c.Half[1].Bytes, Hurried: int(c.Hurried)}
 	var first [2]*recorderSlot // of those that are kept
 	var last uint64
 	for _, k := range r.kept {

@@ -15,6 +15,7 @@ INLINE void rest(struct conn *c)
 		account(OPENED, c->client, 0);
 	c->reset = 0;
 	c->wide = 0;
+	c->hurries = c->hurried = 0;
 	for (int i = 0; i < 2; i++) {
 		c->half[i].n = 0;
 		c->half[i].bare.kind = 0;

@@ -106,7 +106,9 @@ struct conn {
 	u8 pipelined; /* a request was sent before the last one was answered */
 	u8 tunnel;    /* it leaves HTTP, or tried to */
 	u8 wide;      /* what goes up is to have more of its payload */
-	u8 pad[5];
+	u8 hurries;   /* a bit for each of the latest requests, 1 if it came at once behind a response */
+	u8 hurried;   /* how many did before the latest two */
+	u8 pad[3];
 	struct slot shake[3]; /* SYN, SYN-ACK, and the ACK of that */
 	struct half half[2];
 	/* Of turns 1, 3, ... of half 0 and of half 1, and then of turns 2, 4, ...: most

@@ -32,7 +32,9 @@ type recorderConn struct {
 	Pipelined uint8
 	Tunnel    uint8
 	Wide      uint8
-	Pad       [5]uint8
+	Hurries   uint8
+	Hurried   uint8
+	Pad       [3]uint8
 	Shake     [3]recorderSlot
 	Half      [2]recorderHalf
 	Heads     [4]recorderHead

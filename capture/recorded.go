@@ -24,6 +24,7 @@ type Elision struct {
 	Last      [2]Time   // when the last byte passed; 0 if there was none
 	Client    int       // which of them the client is; -1 if that is not known
 	Exchanges int       // how often the server spoke after the client had
+	Hurried   int       // requests under TLS that came within 10 ms of a response, at least
 	Bytes     uint64    // of payload, of both
 	Whole     bool      // what comes next begins a request, and all before was answered
 }

@@ -85,6 +85,9 @@ func (c *conn) elide(t *Tracker, s *capture.Segment, d int) {
 		}
 		*before = Elided{before.Requests + e.Exchanges, before.Bytes + e.Bytes, s.Time}
 	}
+	if c.tls != nil {
+		c.tls.hurried += e.Hurried
+	}
 	c.requests += int32(e.Exchanges)
 	c.responses += int32(e.Exchanges)
 	c.current, c.firstOpen = -1, 0
@@ -107,6 +110,25 @@ func (c *conn) passChunks(t *Tracker, d int, pc *piece) {
 	if bytes.HasSuffix(ends, []byte("\r\n0\r\n\r\n")) || string(ends) == "0\r\n\r\n" {
 		c.messageEnd(t, d, pc)
 	}
+}
+
+// passRecords passes over records of a message under TLS, or returns false if pc is
+// not inside one whose records were left out. Where they end is not seen, so the
+// message counts as complete, as it does behind each record.
+func (c *conn) passRecords(t *Tracker, d int, pc *piece) bool {
+	th := &c.tls.half[d]
+	if !c.kept || th.role != roleData || len(c.queue) == 0 {
+		return false
+	}
+	th.nheader, th.notify = 0, closing{}
+	c.half[d].state, c.half[d].left = inRecords, 0
+	pc.skip(pc.n)
+	c.recordGrows(d, pc)
+	c.dataEnds(t, d, pc)
+	if x := c.tls; d != int(c.client) {
+		x.doubtful, x.maybeTicket, x.perhapsTicket = false, false, false // more than a ticket
+	}
+	return true
 }
 
 // cutHead goes on behind a head that was cut off, of chunked content.

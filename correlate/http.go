@@ -17,6 +17,7 @@ const (
 	inChunks                      // chunked content whose chunks were not kept: only its end can be seen
 	recordStart                   // the header of a TLS record
 	inRecord                      // half.left bytes of a TLS record
+	inRecords                     // TLS records that were not kept: the next is looked for at each segment
 	passing                       // nothing that is framed here: upgraded, tunnelled, not HTTP
 	inFrames                      // WebSocket frames; half.left bytes of one are to be passed over
 	lost                          // unknown: the start of a message is looked for at each segment
@@ -64,7 +65,7 @@ func (c *conn) frame(t *Tracker, d int, pc *piece) {
 		case inChunks:
 			c.passChunks(t, d, pc)
 			return
-		case recordStart, inRecord:
+		case recordStart, inRecord, inRecords:
 			if !c.records(t, d, pc) {
 				return
 			}
@@ -357,11 +358,13 @@ func (c *conn) hole(t *Tracker, h *half, d int, to int64) {
 	c.missing |= missingContent
 	switch h.state {
 	case passing, untilClose, inChunks:
-	case recordStart, inRecord:
+	case recordStart, inRecord, inRecords:
 		if h.state == inRecord && c.holeInRecord(t, d, n) {
 			break
 		}
-		c.loseRecords(t, d, &piece{off: h.next, n: int(min(n, 1<<30)), at: stamp{time: c.last}}, missingBytes)
+		if pc := (&piece{off: h.next, n: int(min(n, 1<<30)), at: stamp{time: c.last}}); !c.passRecords(t, d, pc) {
+			c.loseRecords(t, d, pc, missingBytes)
+		}
 	case inFrames:
 		if n > h.left {
 			c.loseFrames(d)

@@ -149,7 +149,16 @@ func likeRecord(b []byte) bool {
 // is used up, or of no use.
 func (c *conn) records(t *Tracker, d int, pc *piece) bool {
 	h, th := &c.half[d], &c.tls.half[d]
-	if h.state == inRecord {
+	switch h.state {
+	case inRecords:
+		if !likeRecord(pc.payload) {
+			if !c.passRecords(t, d, pc) {
+				c.loseRecords(t, d, pc, missingHead)
+			}
+			return false
+		}
+		h.state = recordStart
+	case inRecord:
 		k := int(min(h.left, int64(pc.n)))
 		th.take(t, pc.payload[:min(k, len(pc.payload))], k)
 		pc.skip(k)
@@ -170,7 +179,7 @@ func (c *conn) records(t *Tracker, d int, pc *piece) bool {
 		pc.skip(1)
 	}
 	if th.nheader < recordHeader {
-		if pc.n > 0 {
+		if pc.n > 0 && !c.passRecords(t, d, pc) {
 			c.loseRecords(t, d, pc, missingHead)
 		}
 		return false
@@ -366,20 +375,10 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack, heard: c.half[1-d].lastData,
 			time: th.at.time, frame: th.at.frame, file: th.at.file}
 	case roleData:
-		r := c.queue[len(c.queue)-1]
-		if client {
-			r.complete = true
-			break
+		r := c.dataEnds(t, d, pc)
+		if !client {
+			c.withoutTickets(t, r, th, pc)
 		}
-		if !r.resp.complete && c.respEnd <= r.resp.start {
-			c.responses++
-			if r.hasIdle && r.number > 1 {
-				t.answeredAfter(c, r.idle)
-			}
-		}
-		r.resp.complete = true
-		c.respTime, c.respEnd = pc.at.time, pc.off
-		c.withoutTickets(t, r, th, pc)
 	default:
 		if client {
 			break
@@ -392,6 +391,24 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 			c.queue[n-1].base = x.base
 		}
 	}
+}
+
+// dataEnds takes the message of direction d for complete where pc begins.
+func (c *conn) dataEnds(t *Tracker, d int, pc *piece) *request {
+	r := c.queue[len(c.queue)-1]
+	if d == int(c.client) {
+		r.complete = true
+		return r
+	}
+	if !r.resp.complete && c.respEnd <= r.resp.start {
+		c.responses++
+		if r.hasIdle && r.number > 1 {
+			t.answeredAfter(c, r.idle)
+		}
+	}
+	r.resp.complete = true
+	c.respTime, c.respEnd = pc.at.time, pc.off
+	return r
 }
 
 // withoutTickets takes back what was taken for the first response, if it was the
