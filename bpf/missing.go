@@ -70,7 +70,15 @@ var (
 func Explain(err error) error { return explain(err, factsNeed) }
 
 // ExplainRecorder is Explain for a recorder, which takes more.
-func ExplainRecorder(err error) error { return explain(err, recorderNeed) }
+func ExplainRecorder(err error) error {
+	if errors.Is(err, errPacketSocket) && errors.Is(err, unix.EPERM) {
+		return &MissingError{"this process lacks CAP_NET_RAW, which the recorder takes where the kernel has no TCX (before Linux 6.6)", err}
+	}
+	return explain(err, recorderNeed)
+}
+
+// errPacketSocket means that no socket could be had for a socket filter.
+var errPacketSocket = errors.New("open a packet socket")
 
 func explain(err error, need []capability) error {
 	var known *MissingError

@@ -119,6 +119,16 @@ func TestLockdownIn(t *testing.T) {
 func TestPrivileges(t *testing.T) {
 	needRoot(t)
 	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
+	three := []uintptr{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN}
+	const noRaw = "eBPF cannot be used: this process lacks CAP_NET_RAW, which the recorder takes where the kernel has no TCX (before Linux 6.6)"
+	without := "" // what a recorder lacks that may not open packet sockets
+	if r, err := OpenRecorder(RecorderConfig{Places: []capture.Place{{Interfaces: []string{"lo"}}}, Filter: capture.Filter{Ports: []capture.PortRange{{First: 1, Last: 1}}}, Hook: TCX}); err == nil {
+		r.Close()
+	} else if strings.Contains(err.Error(), "not supported") {
+		without = noRaw
+	} else {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, order string
 		attr        *syscall.SysProcAttr
@@ -129,7 +139,9 @@ func TestPrivileges(t *testing.T) {
 		{"CAP_BPF alone", "", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: []uintptr{unix.CAP_BPF}}, "eBPF cannot be used: this process lacks CAP_PERFMON, or CAP_SYS_ADMIN in its place"},
 		{"both", "", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}}, ""},
 		{"recorder without CAP_NET_ADMIN", "recorder", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}}, "eBPF cannot be used: this process lacks CAP_NET_ADMIN, or CAP_SYS_ADMIN in its place"},
-		{"recorder", "recorder", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN}}, ""},
+		{"recorder", "recorder", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: three}, without},
+		{"recorder without CAP_NET_RAW", "socket", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: three}, noRaw},
+		{"recorder with CAP_NET_RAW", "socket", &syscall.SysProcAttr{Credential: nobody, AmbientCaps: append(three, unix.CAP_NET_RAW)}, ""},
 		{"recorder of nothing", "recorder whyreset-none", nil, `there is no interface "whyreset-none"; there are `},
 		{"user namespace", "", &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: []syscall.SysProcIDMap{{Size: 1}}, GidMappings: []syscall.SysProcIDMap{{Size: 1}}}, "eBPF cannot be used: this process is in a user namespace of its own, where its capabilities do not count for it"},
 		{"seccomp", "seccomp", nil, "eBPF cannot be used: a filter of system calls (seccomp) refuses bpf, as container engines set it"},
@@ -167,10 +179,13 @@ func TestOpen(t *testing.T) {
 	}
 	var src io.Closer
 	var err error
-	if on, ok := strings.CutPrefix(order, "recorder"); ok {
+	if on, ok := strings.CutPrefix(order, "recorder"); ok || order == "socket" {
 		// On one interface, which is none of those that others test with.
-		name := cmp.Or(strings.TrimSpace(on), "lo")
-		src, err = OpenRecorder(RecorderConfig{Places: []capture.Place{{Interfaces: []string{name}}}, Filter: capture.Filter{Ports: []capture.PortRange{{First: 1, Last: 1}}}})
+		name, hook := cmp.Or(strings.TrimSpace(on), "lo"), Hook(0)
+		if order == "socket" {
+			name, hook = "lo", SocketFilter
+		}
+		src, err = OpenRecorder(RecorderConfig{Hook: hook, Places: []capture.Place{{Interfaces: []string{name}}}, Filter: capture.Filter{Ports: []capture.PortRange{{First: 1, Last: 1}}}})
 		err = ExplainRecorder(err)
 	} else {
 		src, err = OpenFacts(FactsConfig{})

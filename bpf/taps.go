@@ -238,7 +238,7 @@ func (t *taps) filterSockets(there []net.Interface) error {
 	for _, index := range on {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
-			return fmt.Errorf("open a packet socket: %w", err)
+			return fmt.Errorf("%w: %w", errPacketSocket, err)
 		}
 		t.sockets = append(t.sockets, fd)
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, t.programs.Enter.FD()); err != nil {
