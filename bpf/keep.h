@@ -51,14 +51,6 @@ INLINE struct slot *push(struct half *h, const struct segment *s, u8 kind)
 	return to;
 }
 
-INLINE void keep_tail(struct __sk_buff *skb, const struct segment *s, struct slot *to)
-{
-	u32 n = s->len < TAIL ? s->len : TAIL;
-
-	if (n > 0 && n <= TAIL && !load(skb, s->at + s->len - n, to->tail, AT_LEAST_1(n, TAIL)))
-		to->ended = n;
-}
-
 INLINE struct head *head_of(struct conn *c, const struct half *h, int dir)
 {
 	u32 i = (h->turns + 1) % HEADS * 2 + (dir & 1);
@@ -258,11 +250,11 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	}
 	if (unlikely(c->client < 0) && what) {
 		c->client = what == RESPONSE ? !dir : dir;
-		account(OPENED, c->client, 0);
+		account(OPENED, c->client, 0, 0);
 	}
 	if (c->client == dir) {
 		if (p->last_data && c->speaking >= 0 && s->time > p->last_data)
-			account(REUSED, dir, s->time - p->last_data);
+			reused(c, dir, s->time - p->last_data);
 		if (c->sealed && h->turns > 3) /* the first ones are of the handshake */
 			hurry(c, s->time - p->last_data);
 		if (what == TUNNEL)

@@ -22,8 +22,9 @@ INLINE u32 bucket(u64 ns)
 enum { OPENED, CLOSED, REUSED };
 
 /* account notes what the connection at hand does to the load of its server, which is
- * the greater endpoint if client is 0. */
-GLOBAL int account(u32 what, u32 client, u64 idle)
+ * the greater endpoint if client is 0: it is used again after it had been idle, or that
+ * and quick times more after less than QUICK. */
+GLOBAL int account(u32 what, u32 client, u64 idle, u32 quick)
 {
 	u32 zero = 0, b;
 	struct packet *p = bpf_map_lookup_elem(&packet, &zero);
@@ -51,15 +52,30 @@ GLOBAL int account(u32 what, u32 client, u64 idle)
 		__sync_fetch_and_add(&l->opened, 1);
 		return 0;
 	}
+	if (quick) {
+		__sync_fetch_and_add(&l->reuses, quick);
+		__sync_fetch_and_add(&l->idle[0], quick);
+	}
 	if (what == CLOSED) {
 		__sync_fetch_and_add(&l->closed, 1);
 		return 0;
 	}
-	__sync_fetch_and_add(&l->reuses, 1);
 	if (idle > l->longest)
 		l->longest = idle;
+	if (idle < QUICK)
+		return 0;
+	__sync_fetch_and_add(&l->reuses, 1);
 	b = bucket(idle);
 	if (b < BUCKETS)
 		__sync_fetch_and_add(&l->idle[b], 1);
 	return 0;
+}
+
+/* reused notes that the connection at hand was used again. */
+INLINE void reused(struct conn *c, u32 dir, u64 idle)
+{
+	if (idle < QUICK && ++c->quick < BATCH)
+		return;
+	account(REUSED, dir, idle, c->quick);
+	c->quick = 0;
 }

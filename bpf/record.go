@@ -80,8 +80,9 @@ func (r *replay) event(e *recorderEvent, raw []byte) {
 	ends := e.Key.ends()
 	s := r.segment(&ends, &e.Slot, int(e.Dir&1))
 	payload := raw[unsafe.Sizeof(*e):]
-	if n := min(int(e.Snap), len(payload), s.Len); n > 0 {
-		s.Payload = payload[:n]
+	n := min(int(e.Snap), len(payload), s.Len)
+	if s.Payload = payload[:n]; n < s.Len {
+		s.Elided = &capture.Elision{Tail: e.Slot.Tail[:min(int(e.Slot.Ended), len(e.Slot.Tail))]}
 	}
 	r.out = append(r.out, s)
 }
@@ -112,6 +113,9 @@ func (r *replay) record(c *recorderConn) {
 		r.out = append(r.out, r.elision(c, &ends, from))
 	}
 	var bursts [2]burst
+	for d := range bursts { // one that began before the record may go on in it
+		bursts[d].first, bursts[d].end = c.From[d], c.From[d]
+	}
 	for _, k := range r.kept {
 		s := k.slot
 		if s.Time < from {

@@ -12,7 +12,7 @@ INLINE void rest(struct conn *c)
 {
 	c->up = 0;
 	if (c->reset && c->client >= 0) /* it lives on */
-		account(OPENED, c->client, 0);
+		account(OPENED, c->client, 0, 0);
 	c->reset = 0;
 	c->wide = 0;
 	c->hurries = c->hurried = 0;
@@ -28,7 +28,7 @@ INLINE void rest(struct conn *c)
 INLINE void over(struct conn *c, struct counters *n)
 {
 	if (c->client >= 0 && !c->reset)
-		account(CLOSED, c->client, 0);
+		account(CLOSED, c->client, 0, c->quick);
 	n->closed++;
 	bpf_map_delete_elem(&conns, &c->key);
 }
@@ -41,7 +41,7 @@ INLINE int shake(struct conn *c, const struct segment *s, int dir)
 		return 1; /* sent again */
 	if (c->client < 0) {
 		c->client = i ? !dir : dir;
-		account(OPENED, c->client, 0);
+		account(OPENED, c->client, 0, 0);
 	}
 	keep(&c->shake[i], s, BARE);
 	c->shake[i].len = 0; /* data in it (RFC 7413) is kept as data */
@@ -222,7 +222,8 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 		/* Whether the other end takes it, what follows shows: user space takes the
 		 * connection away when nothing has for a while. */
 		if (c->client >= 0 && !c->reset)
-			account(CLOSED, c->client, 0);
+			account(CLOSED, c->client, 0, c->quick);
+		c->quick = 0;
 		c->reset = 1;
 		c->streamed = 0;
 	} else if (s->flags & FIN) {

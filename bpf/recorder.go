@@ -117,6 +117,7 @@ type Recorder struct {
 	taken   uint64 // connections taken out of the map here
 	evicted uint64 // those of them that had not ended
 	reuses  uint64 // requests on connections that had been used, of all servers
+	pending uint64 // those that the kernel will not add to them any more
 	yielded uint64
 	err     error
 }
@@ -341,18 +342,23 @@ func (r *Recorder) take(raw []byte) error {
 // dump gets what is kept of the connections that are open, the longest quiet first.
 func (r *Recorder) dump() error {
 	r.dumped = true
-	if err := r.count(); err != nil {
+	if err := r.readLoads(); err != nil {
 		r.end(err)
 		return r.err
 	}
 	var k recorderKey
 	c := new(recorderConn)
 	for it := r.maps.Conns.Iterate(); it.Next(&k, c); c = new(recorderConn) {
+		r.pending += uint64(c.Quick)
 		if c.Up == 0 || c.Told == 0 {
 			r.rest = append(r.rest, c)
 		}
 	}
 	sortByLast(r.rest)
+	if err := r.count(); err != nil {
+		r.end(err)
+		return r.err
+	}
 	return nil
 }
 
@@ -429,7 +435,7 @@ func (r *Recorder) count() error {
 	s.Missed = sum.LostRecords + sum.LostEvents
 	s.Recorder = &capture.RecorderStats{
 		Records: sum.Records, Segments: sum.Events, Lost: sum.LostRecords + sum.LostEvents, Full: sum.Full,
-		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.taken), Evicted: r.evicted, Reuses: r.reuses,
+		Kept: sum.Opened - min(sum.Opened, sum.Closed+r.taken), Evicted: r.evicted, Reuses: r.reuses + r.pending,
 	}
 	if sum.Undecodable > 0 && s.FirstBad == "" {
 		s.FirstBad = "by the recorder in the kernel, which does not say which"
@@ -459,11 +465,16 @@ func (r *Recorder) readLoads() error {
 	return nil
 }
 
+// firstBucket is the bucket that begins at 2^15 microseconds, QUICK in recorder.h; all
+// that is less is in bucket 0.
+const firstBucket = 4 * 15
+
 // bucketFloor returns the least idle time that the program puts into bucket i.
 func bucketFloor(i int) time.Duration {
-	if i < 8 { // below 4 µs there are two, and the next six are not used
-		return time.Duration(min(2*i, 4)) * time.Microsecond
+	if i == 0 {
+		return 0
 	}
+	i = max(i, firstBucket)
 	return time.Duration(uint64(4+i%4)<<(i/4-2)) * time.Microsecond
 }
 
@@ -531,6 +542,7 @@ func (r *Recorder) evict() error {
 			continue // it ended meanwhile
 		}
 		r.taken++
+		r.pending += uint64(c.Quick)
 		if !c.ended() {
 			r.evicted++
 		}

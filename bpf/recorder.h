@@ -12,7 +12,9 @@ enum {
 	TAIL = 32,        /* bytes of the end of other segments: a chunk's end, an alert of TLS */
 	WIDE = 8192,      /* bytes of segments that go up by themselves, where records of TLS are to be followed */
 	STREAMED = 64,    /* segments that go up one by one after a record */
-	BUCKETS = 128,    /* of idle times, four for each doubling */
+	BUCKETS = 128,    /* of idle times, four for each doubling; the first holds all below QUICK */
+	QUICK = 32768000, /* nanoseconds: no idle timer is that short, and no limit of clients */
+	BATCH = 64,       /* so many of those are counted at once: the servers' table is far away */
 };
 
 /* Which kind of segment a slot keeps. */
@@ -108,7 +110,8 @@ struct conn {
 	u8 wide;      /* what goes up is to have more of its payload */
 	u8 hurries;   /* a bit for each of the latest requests, 1 if it came at once behind a response */
 	u8 hurried;   /* how many did before the latest two */
-	u8 pad[3];
+	u8 quick;     /* requests after less than QUICK that its server's load does not count yet */
+	u8 pad[2];
 	struct slot shake[3]; /* SYN, SYN-ACK, and the ACK of that */
 	struct half half[2];
 	/* Of turns 1, 3, ... of half 0 and of half 1, and then of turns 2, 4, ...: most

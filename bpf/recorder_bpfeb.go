@@ -34,7 +34,8 @@ type recorderConn struct {
 	Wide      uint8
 	Hurries   uint8
 	Hurried   uint8
-	Pad       [3]uint8
+	Quick     uint8
+	Pad       [2]uint8
 	Shake     [3]recorderSlot
 	Half      [2]recorderHalf
 	Heads     [4]recorderHead

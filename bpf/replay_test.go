@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -181,6 +184,37 @@ func judged(all []*correlate.Finding) map[string]string {
 
 // What the recorder keeps of the witnesses' captures leads to the same verdicts as
 // all of them.
+// A segment with data and a FIN goes up by itself, and is longer than what is kept of
+// it: whether the last chunk ends it is told all the same.
+func TestRecordedEnd(t *testing.T) {
+	needRoot(t)
+	for end, want := range map[string]string{"\r\n0\r\n\r\n": "", "\r\n": "truncated-response proven [] unsafe lost=true", "": "truncated-response proven [] unsafe lost=true"} {
+		client := capture.EndpointFrom(netip.MustParseAddrPort("10.0.0.1:40000"))
+		server := capture.EndpointFrom(netip.MustParseAddrPort("10.0.0.2:80"))
+		var all []capture.Segment
+		add := func(src, dst capture.Endpoint, flags capture.Flags, seq, ack uint32, payload string) {
+			all = append(all, capture.Segment{Time: capture.Time(1e18 + len(all)*1e6), Src: src, Dst: dst, Flags: flags, Seq: seq, Ack: ack,
+				TTL: 64, Window: 500, WScale: -1, Len: len(payload), Payload: []byte(payload)})
+		}
+		request := "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+		response := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5dc\r\n" + strings.Repeat("t", 1500) + end
+		asked, said := 1+uint32(len(request)), 1+uint32(len(response))
+		add(client, server, capture.SYN, 0, 0, "")
+		add(server, client, capture.SYN|capture.ACK, 0, 1, "")
+		add(client, server, capture.ACK, 1, 1, "")
+		add(client, server, capture.ACK|capture.PSH, 1, 1, request)
+		add(server, client, capture.ACK|capture.FIN, 1, asked, response)
+		add(client, server, capture.ACK|capture.FIN, asked, said+1, "")
+		add(server, client, capture.ACK, said+1, asked+1, "")
+		found, r := recorded(t, all)
+		r.Close()
+		got := strings.Join(slices.Collect(maps.Values(judged(found))), "; ")
+		if full := strings.Join(slices.Collect(maps.Values(judged(whole(all)))), "; "); got != want || full != want {
+			t.Errorf("%q: recorded %q, whole %q, want %q", end, got, full, want)
+		}
+	}
+}
+
 func TestRecordedLikeWhole(t *testing.T) {
 	needRoot(t)
 	names, err := filepath.Glob("../testdata/witness/*.pcap.gz")

@@ -30,6 +30,14 @@ INLINE void keep(struct slot *to, const struct segment *s, u8 kind)
 	to->ended = 0;
 }
 
+INLINE void keep_tail(struct __sk_buff *skb, const struct segment *s, struct slot *to)
+{
+	u32 n = s->len < TAIL ? s->len : TAIL;
+
+	if (n > 0 && n <= TAIL && !load(skb, s->at + s->len - n, to->tail, AT_LEAST_1(n, TAIL)))
+		to->ended = n;
+}
+
 INLINE void fill(struct event *e, const struct packet *p, u64 born)
 {
 	e->type = SEGMENT;
@@ -73,6 +81,8 @@ GLOBAL int send_up(struct __sk_buff *skb, u64 born, u32 wide)
 			have = WIDE;
 		if (have > 0 && !load(skb, p->s.at, w->payload, AT_LEAST_1(have, WIDE)))
 			w->e.snap = have;
+		if (have < p->s.len)
+			keep_tail(skb, &p->s, &w->e.slot);
 		bpf_ringbuf_submit(w, wake());
 	} else {
 		struct full_event *e = bpf_ringbuf_reserve(&ring, sizeof(*e), 0);
@@ -88,6 +98,8 @@ GLOBAL int send_up(struct __sk_buff *skb, u64 born, u32 wide)
 			have = SNAP;
 		if (have > 0 && !load(skb, p->s.at, e->payload, AT_LEAST_1(have, SNAP)))
 			e->e.snap = have;
+		if (have < p->s.len)
+			keep_tail(skb, &p->s, &e->e.slot);
 		bpf_ringbuf_submit(e, wake());
 	}
 	n->events++;
