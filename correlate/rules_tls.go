@@ -68,7 +68,7 @@ func hiddenEnd(f *facts) *ruling {
 // ticketOnly reports whether the server may have sent nothing but a session ticket
 // since the handshake.
 func (f *facts) ticketOnly() bool {
-	return f.q.number == 1 && (f.tls.maybeTicket || f.tls.perhapsTicket && f.first != Client)
+	return f.q.number == 1 && (f.tls.maybeTicket || f.tls.perhapsTicket && f.first != Client) || f.q.number == 2 && f.tls.twins && f.tls.replies == 2
 }
 
 // hidesEnd reports whether the connection was ended right behind bytes of the
@@ -92,10 +92,15 @@ func (f *facts) hide(x *ruling) {
 	if f.tls == nil || x.verdict == StillOpen {
 		return
 	}
-	if x.verdict == ClientAbortMidResponse && f.q.number == 1 && f.tls.doubtful && f.Kc.ack <= f.q.resp.start+int64(recordHeader+f.tls.firstLen) {
+	if x.verdict == ClientAbortMidResponse && (f.q.number == 1 && f.tls.doubtful || f.q.number == 2 && f.tls.twins) && f.Kc.ack <= f.q.resp.start+int64(recordHeader+f.tls.firstLen) {
 		x.verdict, x.confidence, x.retry, x.why = Ambiguous, NoConfidence, RetryAmbiguous, "a short response looks like a session ticket"
 		x.candidates = []Verdict{ClientAbortBeforeResponse, ClientAbortMidResponse}
 		x.note(f.q.resp.frame, f.q.resp.file, "all that the server sent (frame %d) after the handshake may be a session ticket", f.q.resp.frame)
+	}
+	if f.tls.merged && f.q.number == 1 && x.lost && x.confidence != NoConfidence {
+		x.candidates = []Verdict{x.verdict, CleanClose}
+		x.verdict, x.confidence, x.retry, x.lost, x.why = Ambiguous, NoConfidence, NothingToRetry, false, "a short response looks like a session ticket"
+		x.note(f.q.frame, f.q.file, "what the server sent inside the request (frame %d) may be a session ticket, or the response to the first part, which would be a request of its own", f.q.frame)
 	}
 	switch x.verdict {
 	case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, ClientAbortMidResponse, RequestTimeout, ServerNeverAnswered:

@@ -51,6 +51,9 @@ type tlsConn struct {
 	early         int          // the client's encrypted records in the handshake
 	pushes        int          // how often the server spoke up without having been asked
 	firstLen      int          // of the server's first record of application data
+	firstTime     capture.Time // when it came
+	merged        bool         // the first request went on behind what may be a session ticket, or be its response
+	twins         bool         // the second is as long, and records of the client's came between them
 	hurried       int          // requests that came at once behind a response, and were answered
 	run, tail     int          // how many records the client's latest request has, and how long the last one is
 	likeRest      int          // number of the request that goes on in records as long as those of the one before; 0 if none
@@ -418,18 +421,24 @@ func (c *conn) dataEnds(t *Tracker, d int, pc *piece) *request {
 // none: that cannot be told from a short response, unless its length is quite another.
 func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 	x := c.tls
-	if x.choice.version != version13 || r.number != 1 || !x.whole {
+	if x.choice.version != version13 || r.number > 2 || !x.whole {
 		return
 	}
 	s := t.serverOf(c)
 	x.replies++
 	first := r.resp.start == th.off // nothing of the response but this record
+	if r.number == 2 {
+		// The rest of an upload may have gone between two tickets.
+		x.twins = x.twins || x.ticketLen == 0 && x.replies == 2 && first && th.length == x.firstLen && th.length >= minTicket && th.length <= maxTicket &&
+			th.at.time.Sub(x.firstTime) <= busy
+		return
+	}
 	switch {
 	case x.ticketLen != 0 && !(first && th.length == x.ticketLen):
 		return // a response, behind the tickets
 	case x.ticketLen != 0:
 	case first:
-		x.firstLen = th.length
+		x.firstLen, x.firstTime = th.length, th.at.time
 		x.maybeTicket = s.ticket == th.length || x.choice.resumed && s.ticket != 0 && max(s.ticket-th.length, th.length-s.ticket) <= ticketVaries
 		x.perhapsTicket = x.choice.resumed && s.ticket == 0
 		x.doubtful = x.maybeTicket || x.perhapsTicket
@@ -470,8 +479,10 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 		r := c.queue[n-1]
 		switch {
 		case !r.resp.began,
-			th.at.hasAck && th.at.ack <= r.resp.start,                                       // the client sends on, and knows of no response yet
-			r.resp.hasAck && r.resp.ack < r.end && th.at.time.Sub(r.lastTime) < uploadPause: // the server answered early
+			th.at.hasAck && th.at.ack <= r.resp.start, // the client sends on, and knows of no response yet
+			// The server answered early, or sent a ticket.
+			(r.resp.hasAck && r.resp.ack < r.end || r.number == 1 && x.maybeTicket) && th.at.time.Sub(r.lastTime) < uploadPause:
+			x.merged = x.merged || r.number == 1 && r.resp.began && x.maybeTicket
 			x.run, x.tail = x.run+1, th.length
 			return true
 		case th.at.hasAck && th.at.ack < r.resp.end && r.resp.complete:
