@@ -214,6 +214,9 @@ func (f *Facts) Read(wait time.Duration, emit func(*capture.SocketFact)) error {
 			deadline = due
 		}
 	}
+	if wait > 0 {
+		deadline = deadline.Add(rounded)
+	}
 	f.ring.SetDeadline(deadline)
 	// What comes while this goes on counts as well, but not without end.
 	for range 1 << 16 {

@@ -73,6 +73,9 @@ const (
 	// tickEvery is how often Next returns capture.ErrTick, and looks for records:
 	// the kernel wakes it only when many come at once.
 	tickEvery = 100 * time.Millisecond
+	// rounded makes up for a reader that waits whole milliseconds, rounded down: what is
+	// left of the last one would be waited for by asking over and over.
+	rounded = time.Millisecond
 	// lateness is how long ago a segment can have been stamped whose record is not
 	// there yet.
 	lateness = 5 * time.Millisecond
@@ -200,13 +203,20 @@ func newRecorder(cfg *RecorderConfig) (_ *Recorder, err error) {
 func (r *Recorder) Add(p capture.Place) error {
 	t := &taps{place: p, zone: r.zones.Add(p.Name), instance: r.added, links: map[int]tap{}}
 	r.added++
-	if err := t.load(&r.maps, &r.settings); err != nil {
+	err := t.begin(&r.maps, &r.settings)
+	if errors.Is(err, errNoTCX) {
+		t.close()
+		t.programs = programs{}
+		r.settings.hook = SocketFilter
+		err = t.begin(&r.maps, &r.settings)
+	}
+	if err != nil {
+		t.close()
 		return err
 	}
-	r.taps = append(r.taps, t)
-	_, err := t.attach(true)
 	r.settings.hook = t.hook
-	return err
+	r.taps = append(r.taps, t)
+	return nil
 }
 
 // Hook returns where the programs are attached.
@@ -289,7 +299,7 @@ func (r *Recorder) fill() error {
 	if stop != 0 {
 		r.reader.SetDeadline(asked)
 	} else {
-		r.reader.SetDeadline(r.ticked.Add(tickEvery))
+		r.reader.SetDeadline(r.ticked.Add(tickEvery + rounded))
 	}
 	switch err := r.reader.ReadInto(&r.raw); {
 	case err == nil:

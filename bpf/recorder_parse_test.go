@@ -65,23 +65,23 @@ func kernelParsers(t testing.TB) map[string]*kernelParser {
 		}
 		t.Skip("SKIPPED: loading programs needs root")
 	}
-	ns, err := capture.NewNamespace() // in which there is no traffic
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(ns.Close)
 	all := map[string]*kernelParser{}
-	for _, name := range []string{"tc", "socket filter"} {
-		r, err := OpenRecorder(RecorderConfig{Places: []capture.Place{{Enter: ns.Enter}}, everything: true})
+	for _, hook := range []Hook{TCX, SocketFilter} {
+		r, err := newRecorder(&RecorderConfig{everything: true, Hook: hook})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { r.Close() })
-		p := &kernelParser{r, r.taps[0].programs.In}
-		if name != "tc" {
-			p.program = r.taps[0].programs.Socket
+		loaded := &taps{} // and attached nowhere
+		if err := loaded.load(&r.maps, &r.settings); err != nil {
+			t.Fatal(err)
 		}
-		all[name] = p
+		r.taps = append(r.taps, loaded)
+		p := &kernelParser{r, loaded.programs.In}
+		if hook == SocketFilter {
+			p.program = loaded.programs.Socket
+		}
+		all[hook.String()] = p
 	}
 	return all
 }

@@ -29,8 +29,7 @@ type taps struct {
 	ended    time.Time   // when the place had; zero: it has not
 }
 
-// programs are those that are loaded: of each hook, or of both where it is not
-// decided yet.
+// programs are those that are loaded: of one hook, TCX where that is not decided yet.
 type programs struct {
 	ends
 	filter
@@ -61,6 +60,18 @@ func (t *tap) close() {
 	}
 }
 
+// begin loads the programs and attaches them. It returns errNoTCX if the hook was not
+// decided and the kernel has none.
+func (t *taps) begin(maps *recorderMaps, s *settings) error {
+	if err := t.load(maps, s); err != nil {
+		return err
+	}
+	_, err := t.attach(true)
+	return err
+}
+
+var errNoTCX = errors.New("this kernel has no TCX")
+
 // load loads the programs of t: each place has its own, since what tells it apart
 // from the others is part of them.
 func (t *taps) load(maps *recorderMaps, s *settings) error {
@@ -83,11 +94,8 @@ func (t *taps) load(maps *recorderMaps, s *settings) error {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
 	t.hook = s.hook
-	var programs any = &t.programs
-	switch t.hook {
-	case TCX:
-		programs = &t.programs.ends
-	case SocketFilter:
+	var programs any = &t.programs.ends
+	if t.hook == SocketFilter {
 		programs = &t.programs.filter
 	}
 	err = spec.LoadAndAssign(programs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
@@ -96,7 +104,7 @@ func (t *taps) load(maps *recorderMaps, s *settings) error {
 		recorderMapPorts: maps.Ports, recorderMapPrefixes: maps.Prefixes, recorderMapRing: maps.Ring,
 		recorderMapServers: maps.Servers,
 	}})
-	if err != nil || t.hook == TCX {
+	if err != nil || t.hook != SocketFilter {
 		return err
 	}
 	if err := t.programs.Recorders.Put(uint32(0), t.programs.Socket); err != nil {
@@ -159,13 +167,13 @@ func (t *taps) attachHere(first bool) (notices []string, err error) {
 			}
 		}
 	}
-	if t.hook != TCX && first {
-		ok, err := t.tryTCX(there)
-		if err != nil {
+	switch {
+	case !first:
+	case t.hook == SocketFilter:
+		return nil, t.filterSockets(there)
+	case t.hook != TCX:
+		if err := t.tryTCX(there); err != nil {
 			return nil, err
-		}
-		if !ok {
-			return nil, t.filterSockets(there)
 		}
 	}
 	for _, i := range there {
@@ -182,18 +190,17 @@ func (t *taps) attachHere(first bool) (notices []string, err error) {
 	return notices, nil
 }
 
-// tryTCX decides between the hooks, unless that is decided.
-func (t *taps) tryTCX(there []net.Interface) (bool, error) {
-	if t.hook == SocketFilter || len(there) == 0 {
-		return false, nil
+// tryTCX decides between the hooks.
+func (t *taps) tryTCX(there []net.Interface) error {
+	if len(there) == 0 {
+		return errNoTCX
 	}
 	err := t.attachTo(&there[0])
 	switch {
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
-		t.hook = SocketFilter
-		return false, nil
+		return errNoTCX
 	case err != nil:
-		return false, err
+		return err
 	}
 	t.hook = TCX
 	if !t.all() && !slices.Contains(t.place.Interfaces, there[0].Name) {
@@ -201,7 +208,7 @@ func (t *taps) tryTCX(there []net.Interface) (bool, error) {
 		tap.close()
 		delete(t.links, there[0].Index)
 	}
-	return true, nil
+	return nil
 }
 
 func (t *taps) attachTo(i *net.Interface) error {
