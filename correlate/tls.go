@@ -610,7 +610,7 @@ func (c *conn) holeInRecord(t *Tracker, d int, n int64) bool {
 // closeNotify returns the close_notify that ended what half d sent. In TLS 1.3 only
 // its length tells it from data of two bytes, as are the end of a chunk or a short
 // body that is sent by itself: it counts if its sender closed behind it, or its
-// receiver did when it had it, and soon.
+// receiver did when it had it, and soon; or if the server sent it while it was idle.
 func (c *conn) closeNotify(d int) closing {
 	k := c.tls.half[d].notify
 	if !k.seen() {
@@ -618,8 +618,9 @@ func (c *conn) closeNotify(d int) closing {
 	}
 	h, p := &c.half[d], &c.half[1-d]
 	certain := c.tls.half[d].header[0] == recordAlert
+	alone := d != int(c.client) && c.respTime != 0 && k.heard < c.respTime && k.time.Sub(c.respTime) >= minTimer
 	behind := func(x *closing) bool { return x.seen() && x.time.Sub(k.time) < notifyWait }
-	if !certain && !behind(&h.fin) && !behind(&h.rst) && !(behind(&p.fin) && p.fin.ack > k.off) {
+	if !certain && !alone && !behind(&h.fin) && !behind(&h.rst) && !(behind(&p.fin) && p.fin.ack > k.off) {
 		return closing{}
 	}
 	if h.fin.seen() && h.fin.off < k.off || h.rst.seen() && h.rst.off < k.off {
