@@ -272,7 +272,7 @@ func (f *facts) closedIdle(p Party) bool {
 	}
 	if p == Server {
 		return f.K.seen() && f.K.kind != Refusal && f.K.hasAck && (f.first == Server || f.first == BothParties) &&
-			f.K.off == f.respEnd && (!f.hasRequest || f.K.ack <= f.q.start)
+			f.K.off == f.respEnd && (!f.hasRequest || f.K.ack <= f.q.start) && f.K.ack <= f.clientEnd // else it had what was not captured
 	}
 	return f.Kc.seen() && f.first == Client && !f.hasRequest && f.Kc.hasAck && f.Kc.ack >= f.respEnd
 }
