@@ -493,7 +493,7 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 	c.beginRequest(t, th.off, &th.at)
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded, r.base = true, true, x.base
-	if x.run > 1 && th.length == x.tail && th.length > headRecord {
+	if (x.run > 1 || !x.whole) && th.length == x.tail && th.length > headRecord {
 		x.likeRest = r.number
 	}
 	x.run, x.tail = 1, th.length
