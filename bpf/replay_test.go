@@ -184,28 +184,81 @@ func judged(all []*correlate.Finding) map[string]string {
 
 // What the recorder keeps of the witnesses' captures leads to the same verdicts as
 // all of them.
+// adder returns what adds a segment of the client (0) or the server (1) to all.
+func adder(all *[]capture.Segment) func(from int, flags capture.Flags, seq, ack uint32, payload string) {
+	ends := [2]capture.Endpoint{capture.EndpointFrom(netip.MustParseAddrPort("10.0.0.1:40000")), capture.EndpointFrom(netip.MustParseAddrPort("10.0.0.2:80"))}
+	return func(from int, flags capture.Flags, seq, ack uint32, payload string) {
+		*all = append(*all, capture.Segment{Time: capture.Time(1e18 + len(*all)*1e6), Src: ends[from], Dst: ends[1-from], Flags: flags, Seq: seq, Ack: ack,
+			TTL: 64, Window: 500, WScale: -1, Len: len(payload), Payload: []byte(payload)})
+	}
+}
+
+// A response under TLS is longer than what is kept of it and than what is streamed, and
+// the client gives up inside it.
+func TestRecordedRecords(t *testing.T) {
+	needRoot(t)
+	record := func(kind byte, content string) string {
+		return string([]byte{kind, 3, 3, byte(len(content) >> 8), byte(len(content))}) + content
+	}
+	hello := func(kind byte, suites string) string { // of TLS 1.2
+		body := "\x03\x03" + strings.Repeat("r", 32) + "\x00" + suites
+		return record(22, string([]byte{kind, 0, 0, byte(len(body))})+body)
+	}
+	var all []capture.Segment
+	add := adder(&all)
+	next := [2]uint32{1, 1}
+	say := func(from int, payload string) {
+		for len(payload) > 0 {
+			n := min(len(payload), 1400)
+			add(from, capture.ACK|capture.PSH, next[from], next[1-from], payload[:n])
+			next[from], payload = next[from]+uint32(n), payload[n:]
+		}
+		add(1-from, capture.ACK, next[1-from], next[from], "")
+	}
+	add(0, capture.SYN, 0, 0, "")
+	add(1, capture.SYN|capture.ACK, 0, 1, "")
+	add(0, capture.ACK, 1, 1, "")
+	say(0, hello(1, "\x00\x02\xc0\x2f\x01\x00"))
+	say(1, hello(2, "\xc0\x2f\x00")+record(22, strings.Repeat("c", 900)))
+	say(0, record(22, strings.Repeat("k", 70))+record(20, "\x01")+record(22, strings.Repeat("f", 40)))
+	say(1, record(20, "\x01")+record(22, strings.Repeat("f", 40)))
+	say(0, record(23, strings.Repeat("q", 200)))
+	for range 60 {
+		say(1, record(23, strings.Repeat("a", 3000)))
+	}
+	had := next[1]
+	say(1, record(23, strings.Repeat("a", 3000)))
+	all = all[:len(all)-1] // that was not acknowledged
+	add(0, capture.RST|capture.ACK, next[0], had, "")
+	found, r := recorded(t, all)
+	r.Close()
+	got := strings.Join(slices.Collect(maps.Values(judged(found))), "; ")
+	want := strings.Join(slices.Collect(maps.Values(judged(whole(all)))), "; ")
+	if got != want || !strings.HasPrefix(got, "client-abort-mid-response strong") {
+		t.Errorf("recorded %q, whole %q", got, want)
+	}
+	if e := r.stats.Recorder; e.Records+e.Segments > uint64(len(all))*3/4 {
+		t.Errorf("%d records, %d segments of %d", e.Records, e.Segments, len(all))
+	}
+}
+
 // A segment with data and a FIN goes up by itself, and is longer than what is kept of
 // it: whether the last chunk ends it is told all the same.
 func TestRecordedEnd(t *testing.T) {
 	needRoot(t)
 	for end, want := range map[string]string{"\r\n0\r\n\r\n": "", "\r\n": "truncated-response proven [] unsafe lost=true", "": "truncated-response proven [] unsafe lost=true"} {
-		client := capture.EndpointFrom(netip.MustParseAddrPort("10.0.0.1:40000"))
-		server := capture.EndpointFrom(netip.MustParseAddrPort("10.0.0.2:80"))
 		var all []capture.Segment
-		add := func(src, dst capture.Endpoint, flags capture.Flags, seq, ack uint32, payload string) {
-			all = append(all, capture.Segment{Time: capture.Time(1e18 + len(all)*1e6), Src: src, Dst: dst, Flags: flags, Seq: seq, Ack: ack,
-				TTL: 64, Window: 500, WScale: -1, Len: len(payload), Payload: []byte(payload)})
-		}
+		add := adder(&all)
 		request := "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 		response := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5dc\r\n" + strings.Repeat("t", 1500) + end
 		asked, said := 1+uint32(len(request)), 1+uint32(len(response))
-		add(client, server, capture.SYN, 0, 0, "")
-		add(server, client, capture.SYN|capture.ACK, 0, 1, "")
-		add(client, server, capture.ACK, 1, 1, "")
-		add(client, server, capture.ACK|capture.PSH, 1, 1, request)
-		add(server, client, capture.ACK|capture.FIN, 1, asked, response)
-		add(client, server, capture.ACK|capture.FIN, asked, said+1, "")
-		add(server, client, capture.ACK, said+1, asked+1, "")
+		add(0, capture.SYN, 0, 0, "")
+		add(1, capture.SYN|capture.ACK, 0, 1, "")
+		add(0, capture.ACK, 1, 1, "")
+		add(0, capture.ACK|capture.PSH, 1, 1, request)
+		add(1, capture.ACK|capture.FIN, 1, asked, response)
+		add(0, capture.ACK|capture.FIN, asked, said+1, "")
+		add(1, capture.ACK, said+1, asked+1, "")
 		found, r := recorded(t, all)
 		r.Close()
 		got := strings.Join(slices.Collect(maps.Values(judged(found))), "; ")
