@@ -78,6 +78,7 @@ type tlsHalf struct {
 	length  int
 	message []byte  // of a handshake, as far as it has come
 	notify  closing // its close_notify, if that is the last that it sent
+	short   int     // how many records as long as one it sent in a row
 }
 
 // A recordRole says what a record is to the connection.
@@ -285,7 +286,7 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 		th.role = roleNone
 	}
 	if th.role == roleData {
-		th.notify = closing{}
+		th.notify, th.short = closing{}, 0
 	}
 }
 
@@ -375,6 +376,7 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 		}
 		th.drop(t)
 	case roleClosing:
+		th.short++
 		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack, heard: c.half[1-d].lastData,
 			time: th.at.time, frame: th.at.frame, file: th.at.file}
 	case roleData:
@@ -618,7 +620,7 @@ func (c *conn) closeNotify(d int) closing {
 	}
 	h, p := &c.half[d], &c.half[1-d]
 	certain := c.tls.half[d].header[0] == recordAlert
-	alone := d != int(c.client) && c.respTime != 0 && k.heard < c.respTime && k.time.Sub(c.respTime) >= minTimer
+	alone := d != int(c.client) && c.respTime != 0 && c.tls.half[d].short == 1 && k.time.Sub(c.respTime) >= minTimer // no response begins so short
 	behind := func(x *closing) bool { return x.seen() && x.time.Sub(k.time) < notifyWait }
 	if !certain && !alone && !behind(&h.fin) && !behind(&h.rst) && !(behind(&p.fin) && p.fin.ack > k.off) {
 		return closing{}
