@@ -251,6 +251,8 @@ func (s *server) learned() *Timer {
 		return nil
 	case tm.Timeout < 2*usual && !sharp:
 		return nil
+	case tm.Closes < 5 && tm.Timeout < time.Second && !sharp: // so few that differ so much had other reasons
+		return nil
 	}
 	return tm
 }
