@@ -102,6 +102,18 @@ func (f *facts) hide(x *ruling) {
 		x.verdict, x.confidence, x.retry, x.lost, x.why = Ambiguous, NoConfidence, NothingToRetry, false, "a short response looks like a session ticket"
 		x.note(f.q.frame, f.q.file, "what the server sent inside the request (frame %d) may be a session ticket, or the response to the first part, which would be a request of its own", f.q.frame)
 	}
+	// A server may announce its close and leave its socket open.
+	if k := &f.tls.half[1-f.client].notify; k.seen() && !f.K.notify && !f.q.resp.began && x.lost && x.confidence != NoConfidence {
+		switch x.verdict {
+		case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, RequestTimeout, ServerNeverAnswered:
+			x.candidates = []Verdict{x.verdict, IdleRace}
+			if f.q.ack > k.off {
+				x.candidates[1] = LateReuse
+			}
+			x.verdict, x.confidence, x.retry, x.why = Ambiguous, NoConfidence, RetryAmbiguous, "the server's last record may be a close_notify"
+			x.note(k.frame, k.file, "the last that the server had sent (frame %d) is as long as a close_notify: it may have been that, or two bytes of a response", k.frame)
+		}
+	}
 	switch x.verdict {
 	case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, ClientAbortMidResponse, RequestTimeout, ServerNeverAnswered:
 		x.confidence = min(x.confidence, Strong)

@@ -78,7 +78,6 @@ type tlsHalf struct {
 	length  int
 	message []byte  // of a handshake, as far as it has come
 	notify  closing // its close_notify, if that is the last that it sent
-	short   int     // how many records as long as one it sent in a row
 }
 
 // A recordRole says what a record is to the connection.
@@ -286,7 +285,7 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 		th.role = roleNone
 	}
 	if th.role == roleData {
-		th.notify, th.short = closing{}, 0
+		th.notify = closing{}
 	}
 }
 
@@ -376,7 +375,6 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 		}
 		th.drop(t)
 	case roleClosing:
-		th.short++
 		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack, heard: c.half[1-d].lastData,
 			time: th.at.time, frame: th.at.frame, file: th.at.file}
 	case roleData:
@@ -611,8 +609,8 @@ func (c *conn) holeInRecord(t *Tracker, d int, n int64) bool {
 
 // closeNotify returns the close_notify that ended what half d sent. In TLS 1.3 only
 // its length tells it from data of two bytes, as are the end of a chunk or a short
-// body that is sent by itself: it counts if its sender closed behind it, or its
-// receiver did when it had it, and soon; or if the server sent it while it was idle.
+// body that is sent by itself: it counts if its sender closed right behind it, or its
+// receiver did when it had it, and soon.
 func (c *conn) closeNotify(d int) closing {
 	k := c.tls.half[d].notify
 	if !k.seen() {
@@ -620,9 +618,8 @@ func (c *conn) closeNotify(d int) closing {
 	}
 	h, p := &c.half[d], &c.half[1-d]
 	certain := c.tls.half[d].header[0] == recordAlert
-	alone := d != int(c.client) && c.respTime != 0 && c.tls.half[d].short == 1 && k.time.Sub(c.respTime) >= minTimer // no response begins so short
-	behind := func(x *closing) bool { return x.seen() && x.time.Sub(k.time) < notifyWait }
-	if !certain && !alone && !behind(&h.fin) && !behind(&h.rst) && !(behind(&p.fin) && p.fin.ack > k.off) {
+	behind := func(x *closing, wait time.Duration) bool { return x.seen() && x.time.Sub(k.time) < wait }
+	if !certain && !behind(&h.fin, moment) && !behind(&h.rst, moment) && !(behind(&p.fin, notifyWait) && p.fin.ack > k.off) {
 		return closing{}
 	}
 	if h.fin.seen() && h.fin.off < k.off || h.rst.seen() && h.rst.off < k.off {
@@ -631,6 +628,6 @@ func (c *conn) closeNotify(d int) closing {
 	return k
 }
 
-// notifyWait is less than most idle timers, and longer than a FIN takes that comes
-// behind a close_notify or in answer to it.
+// notifyWait is less than most idle timers, and longer than a FIN takes that comes in
+// answer to a close_notify.
 const notifyWait = time.Second
