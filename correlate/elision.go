@@ -120,7 +120,7 @@ func (c *conn) passRecords(t *Tracker, d int, pc *piece) bool {
 	if !c.kept || th.role != roleData || len(c.queue) == 0 {
 		return false
 	}
-	th.nheader, th.notify = 0, closing{}
+	th.nheader, th.notify, th.blind = 0, closing{}, true
 	c.half[d].state, c.half[d].left = inRecords, 0
 	pc.skip(pc.n)
 	c.recordGrows(d, pc)

@@ -35,6 +35,8 @@ func hiddenEnd(f *facts) *ruling {
 	k := f.closeOf(f.first)
 	x := &ruling{verdict: Ambiguous, by: f.first, close: k, why: "TLS hides whether the response was complete"}
 	switch {
+	case f.gaveUpUnseen():
+		x.candidates = []Verdict{ClientAbortMidResponse, ResetAfterComplete}
 	case f.first == Client:
 		x.candidates = []Verdict{CleanClose}
 	case f.K.notify:
@@ -77,13 +79,20 @@ func (f *facts) hidesEnd() bool {
 	if f.tls == nil || !f.hasRequest || !f.q.resp.complete || f.closeOf(f.first) == nil {
 		return false
 	}
-	if f.ticketOnly() {
+	if f.ticketOnly() || f.gaveUpUnseen() {
 		return true
 	}
 	if f.K.notify || f.first == Client || f.K.time.Sub(f.q.resp.lastTime) >= minTimer {
 		return false
 	}
 	return f.K.kind != FINClose || f.server.notifies || f.rstS.seen()
+}
+
+// gaveUpUnseen reports whether the client had, and reset the connection behind, bytes of which
+// it is not known whether a record ended there: one that is done does not, unless it
+// leaves something unread.
+func (f *facts) gaveUpUnseen() bool {
+	return f.tls.half[1-f.client].blind && f.first == Client && f.Kc.kind == ActiveReset && f.Kc.ack >= f.q.resp.end
 }
 
 // hide lowers the confidence of what rests on the framing of messages to what

@@ -72,6 +72,7 @@ type tlsHalf struct {
 	cipher  bool // its ChangeCipherSpec was seen
 	read    bool // its hello was read, or cannot be
 	torn    bool // records were lost since the other end last spoke
+	blind   bool // where its latest record ends is not known, see passRecords
 	records int  // of application data
 	at      stamp
 	off     int64
@@ -254,7 +255,7 @@ func (c *conn) loseRecords(t *Tracker, d int, pc *piece, why missing) {
 func (c *conn) recordBegins(t *Tracker, d int) {
 	x, th := c.tls, &c.tls.half[d]
 	client := d == int(c.client)
-	th.role = roleNone
+	th.role, th.blind = roleNone, false
 	switch th.header[0] {
 	case recordChangeCipherSpec:
 		th.cipher = true
