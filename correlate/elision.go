@@ -50,7 +50,7 @@ func (c *conn) elide(t *Tracker, s *capture.Segment, d int) {
 			th := &c.tls.half[d^i]
 			th.drop(t)
 			th.nheader = 0
-			c.tls.established = true
+			c.tls.established, c.tls.scrap = true, scrap{}
 			if h.state = recordStart; !e.Whole {
 				h.state = lost
 				th.torn = true
@@ -127,6 +127,7 @@ func (c *conn) passRecords(t *Tracker, d int, pc *piece) bool {
 	c.dataEnds(t, d, pc)
 	if x := c.tls; d != int(c.client) {
 		x.doubtful, x.maybeTicket, x.perhapsTicket = false, false, false // more than a ticket
+		x.answer += minHead
 	}
 	return true
 }

@@ -57,6 +57,8 @@ type tlsConn struct {
 	hurried       int          // requests that came at once behind a response, and were answered
 	run, tail     int          // how many records the client's latest request has, and how long the last one is
 	likeRest      int          // number of the request that goes on in records as long as those of the one before; 0 if none
+	scrap         scrap        // what the client sent last, if that is too short for a request
+	answer        int          // how long the latest response may be
 	replies       int          // the server's records of application data
 	ticketLen     int          // of the records of session tickets that came before any request, or in a row; 0 if none did
 	doubtful      bool         // the first of them may be a session ticket
@@ -91,24 +93,6 @@ const (
 	roleClosing                   // as long as an encrypted alert
 	roleData                      // application data
 )
-
-// alertRecord is the length of a record of TLS 1.3 that holds an alert: two bytes,
-// the type, and the cipher's tag.
-func (x *tlsConn) alertRecord() int {
-	if x.choice.suite == 0x1305 { // TLS_AES_128_CCM_8_SHA256
-		return 2 + 1 + 8
-	}
-	return 2 + 1 + 16
-}
-
-// finishedRecord is the same of a Finished: a header, a hash, the type, the tag.
-func (x *tlsConn) finishedRecord() int {
-	n := 4 + 32 + 1 + 16
-	if x.choice.suite == 0x1302 { // TLS_AES_256_GCM_SHA384
-		n += 16
-	}
-	return n
-}
 
 // beginTLS begins to follow records where pc does. whole says that they are the
 // first of the connection.
@@ -237,6 +221,7 @@ func (c *conn) loseRecords(t *Tracker, d int, pc *piece, why missing) {
 	c.tls.established = true // or never will be, as far as can be told
 	c.tls.whole = false
 	c.tls.half[d].torn = true
+	c.tls.answer += minHead // what is lost may be of it
 	c.tls.half[d].notify = closing{}
 	c.loseSync(d, why)
 	if n := len(c.queue); n > 0 {
@@ -489,9 +474,18 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 		case th.at.hasAck && th.at.ack < r.resp.end && r.resp.complete:
 			x.foreign = true // HTTP/1 clients read a response to its end
 		}
+		if !x.makesRequest(th) {
+			return false
+		}
+		x.foreign = x.foreign || x.tooShort()
 		c.pop(t)
 	}
-	c.beginRequest(t, th.off, &th.at)
+	off, at := th.off, th.at
+	if x.scrap.n > 0 {
+		off, at = x.scrap.off, x.scrap.at
+		x.scrap = scrap{}
+	}
+	c.beginRequest(t, off, &at)
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded, r.base = true, true, x.base
 	if (x.run > 1 || !x.whole) && th.length == x.tail && th.length > headRecord {
@@ -543,13 +537,20 @@ func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
 	if !th.at.hasAck || th.at.ack <= r.start {
 		return false
 	}
+	if x.scrap.n > 0 && th.at.ack > x.scrap.off {
+		x.foreign = true // it goes on although no request came
+	}
 	x.half[c.client].torn = false
 	if !r.resp.began {
 		if r.hasIdle && r.number > 1 && r.idle-max(0, c.openTime.Sub(c.synAckTime)) < moment {
 			x.hurried++
 		}
+		x.answer = 0
 		r.resp = response{began: true, framed: true, start: th.off, end: th.off, ack: th.at.ack, hasAck: true, time: th.at.time, lastTime: th.at.time, frame: th.at.frame, file: th.at.file}
-		return true
+	}
+	x.answer += x.plain(th.length)
+	if th.torn {
+		x.answer += minHead // what was lost may be of it
 	}
 	if r.resp.complete && th.at.time.Sub(r.resp.lastTime) > time.Second {
 		x.pushes++
@@ -569,7 +570,7 @@ func (c *conn) isHTTP2() {
 // alternates reports whether what the records show fits requests and responses
 // of HTTP/1, each after the other.
 func (x *tlsConn) alternates() bool {
-	return x.established && !x.http2 && !x.foreign && x.pushes < 2 && (!x.other || x.hello.offers1)
+	return x.established && !x.http2 && !x.foreign && x.pushes < 2 && (!x.other || x.hello.offers1) && !x.tooShort()
 }
 
 // otherTLS are the ports on which TLS carries something other than HTTP (IANA's
