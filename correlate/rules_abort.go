@@ -43,6 +43,9 @@ func earlyResponseReset(f *facts) *ruling {
 	if f.q.complete && f.serverAck >= f.q.end && len(f.replies) == 0 && f.K.kind == FINClose {
 		return nil // it did read the rest
 	}
+	if f.K.kind == FINClose && !f.wholeResponse() && f.K.off == r.end {
+		return nil // the server ended it there itself, and no reset did
+	}
 	x := &ruling{verdict: EarlyResponseReset, confidence: Strong, retry: RetryUnsafe, by: Server, close: f.serverClose()}
 	if f.K.seen() {
 		x.confidence = Proven
