@@ -95,7 +95,8 @@ func (f *facts) ended(v Verdict) *ruling {
 		}
 	}
 	sure := Proven
-	if f.missing&(missingBytes|missingSync|missingHead) != 0 || f.untracked {
+	unknown := !f.conn.StartSeen && f.conn.Requests == 0
+	if f.missing&(missingBytes|missingSync|missingHead) != 0 || f.untracked || unknown {
 		sure = Weak
 	}
 	if f.brief {
@@ -107,7 +108,11 @@ func (f *facts) ended(v Verdict) *ruling {
 	if k == nil {
 		return x
 	}
-	x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
+	if unknown {
+		x.note(k.frame, k.file, "%s %s (frame %d); no request came since the capture began, and whether one was outstanding then is not known", by.possessive(), k.name(), k.frame)
+	} else {
+		x.note(k.frame, k.file, "%s %s (frame %d), with no request outstanding", by.possessive(), k.name(), k.frame)
+	}
 	switch idle, ok := f.idleBefore(k); {
 	case v != CleanClose && v != SimultaneousClose:
 	case by == Server && x.limited(f):
