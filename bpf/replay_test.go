@@ -193,18 +193,56 @@ func adder(all *[]capture.Segment) func(from int, flags capture.Flags, seq, ack 
 	}
 }
 
-// A response under TLS is longer than what is kept of it and than what is streamed, and
-// the client gives up inside it.
+// Under TLS the records inside a long response are left out, and with them where the
+// last one ends: what a client gives up is judged as the whole of it, and where the
+// server stops is left open.
 func TestRecordedRecords(t *testing.T) {
 	needRoot(t)
+	aborted, cut := "client-abort-mid-response strong", "truncated-response"
+	open := "ambiguous  [truncated-response clean-close]"
+	for _, c := range []struct {
+		name            string
+		version         int
+		records         []int // how long those of the response are, in turns
+		gaveUp          bool
+		recorded, whole string // how the findings begin
+	}{
+		{"the client gives up", 0x0303, []int{3000}, true, aborted, aborted},
+		{"the client gives up, some records as long as a close_notify", 0x0304, []int{2 + 1 + 16, 24, 24}, true, aborted, aborted},
+		{"the server stops", 0x0303, []int{3000}, false, open, cut},
+		{"the server stops, TLS 1.3", 0x0304, []int{3000}, false, open, cut},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			all := longResponse(c.version, c.records, c.gaveUp)
+			found, r := recorded(t, all)
+			r.Close()
+			got := strings.Join(slices.Collect(maps.Values(judged(found))), "; ")
+			if !strings.HasPrefix(got, c.recorded) {
+				t.Errorf("recorded: %q, want %q", got, c.recorded)
+			}
+			if want := strings.Join(slices.Collect(maps.Values(judged(whole(all)))), "; "); !strings.HasPrefix(want, c.whole) {
+				t.Errorf("whole: %q, want %q", want, c.whole)
+			}
+			if e := r.stats.Recorder; c.version == 0x0303 && e.Records+e.Segments > uint64(len(all))*3/4 {
+				t.Errorf("%d records, %d segments of %d", e.Records, e.Segments, len(all))
+			}
+		})
+	}
+}
+
+// longResponse returns the segments of a response in records of those lengths under TLS.
+// It ends inside one, by the client's reset or by the server's FIN.
+func longResponse(version int, records []int, gaveUp bool) (all []capture.Segment) {
 	record := func(kind byte, content string) string {
 		return string([]byte{kind, 3, 3, byte(len(content) >> 8), byte(len(content))}) + content
 	}
-	hello := func(kind byte, suites string) string { // of TLS 1.2
+	hello := func(kind byte, suites string) string {
 		body := "\x03\x03" + strings.Repeat("r", 32) + "\x00" + suites
+		if version == 0x0304 {
+			body += "\x00\x06\x00\x2b\x00\x02\x03\x04" // supported_versions, of a server
+		}
 		return record(22, string([]byte{kind, 0, 0, byte(len(body))})+body)
 	}
-	var all []capture.Segment
 	add := adder(&all)
 	next := [2]uint32{1, 1}
 	say := func(from int, payload string) {
@@ -218,28 +256,35 @@ func TestRecordedRecords(t *testing.T) {
 	add(0, capture.SYN, 0, 0, "")
 	add(1, capture.SYN|capture.ACK, 0, 1, "")
 	add(0, capture.ACK, 1, 1, "")
-	say(0, hello(1, "\x00\x02\xc0\x2f\x01\x00"))
-	say(1, hello(2, "\xc0\x2f\x00")+record(22, strings.Repeat("c", 900)))
-	say(0, record(22, strings.Repeat("k", 70))+record(20, "\x01")+record(22, strings.Repeat("f", 40)))
-	say(1, record(20, "\x01")+record(22, strings.Repeat("f", 40)))
+	encrypted, finished, suite := byte(22), 40, "\xc0\x2f"
+	if version == 0x0304 {
+		encrypted, finished, suite = 23, 4+32+1+16, "\x13\x01"
+	}
+	say(0, hello(1, "\x00\x02"+suite+"\x01\x00"))
+	if version == 0x0304 {
+		say(1, hello(2, suite+"\x00")+record(20, "\x01")+record(encrypted, strings.Repeat("c", 900)))
+		say(0, record(20, "\x01")+record(encrypted, strings.Repeat("f", finished)))
+	} else {
+		say(1, hello(2, suite+"\x00")+record(22, strings.Repeat("c", 900)))
+		say(0, record(22, strings.Repeat("k", 70))+record(20, "\x01")+record(encrypted, strings.Repeat("f", finished)))
+		say(1, record(20, "\x01")+record(encrypted, strings.Repeat("f", finished)))
+	}
 	say(0, record(23, strings.Repeat("q", 200)))
-	for range 60 {
-		say(1, record(23, strings.Repeat("a", 3000)))
+	say(1, record(23, strings.Repeat("h", 200)))
+	for i := range 60 * len(records) * len(records) {
+		say(1, record(23, strings.Repeat("a", records[i%len(records)])))
 	}
+	n := records[len(records)-1]
 	had := next[1]
-	say(1, record(23, strings.Repeat("a", 3000)))
-	all = all[:len(all)-1] // that was not acknowledged
-	add(0, capture.RST|capture.ACK, next[0], had, "")
-	found, r := recorded(t, all)
-	r.Close()
-	got := strings.Join(slices.Collect(maps.Values(judged(found))), "; ")
-	want := strings.Join(slices.Collect(maps.Values(judged(whole(all)))), "; ")
-	if got != want || !strings.HasPrefix(got, "client-abort-mid-response strong") {
-		t.Errorf("recorded %q, whole %q", got, want)
+	if gaveUp {
+		say(1, record(23, strings.Repeat("a", n)))
+		all = all[:len(all)-1] // that was not acknowledged
+		add(0, capture.RST|capture.ACK, next[0], had, "")
+		return all
 	}
-	if e := r.stats.Recorder; e.Records+e.Segments > uint64(len(all))*3/4 {
-		t.Errorf("%d records, %d segments of %d", e.Records, e.Segments, len(all))
-	}
+	say(1, record(23, strings.Repeat("a", n))[:n/2])
+	add(1, capture.FIN|capture.ACK, next[1], next[0], "")
+	return all
 }
 
 // A segment with data and a FIN goes up by itself, and is longer than what is kept of

@@ -144,6 +144,8 @@ func incomplete(f *facts, why string) *ruling {
 		what = "bytes that their receiver acknowledged are not in the capture"
 	case f.missing&missingContent != 0:
 		what = "content that its receiver acknowledged is not in the capture"
+	case f.missing&missingHead != 0 && f.kept:
+		what = "the recorder left out what tells the messages apart"
 	case f.missing&missingHead != 0:
 		what = "the snap length cut off header sections"
 	case f.missing&missingStart != 0:

@@ -114,13 +114,14 @@ func (c *conn) passChunks(t *Tracker, d int, pc *piece) {
 
 // passRecords passes over records of a message under TLS, or returns false if pc is
 // not inside one whose records were left out. Where they end is not seen, so the
-// message counts as complete, as it does behind each record.
+// message counts as complete, as it does behind each record. What was as long as a
+// close_notify was none, since more came.
 func (c *conn) passRecords(t *Tracker, d int, pc *piece) bool {
 	th := &c.tls.half[d]
-	if !c.kept || th.role != roleData || len(c.queue) == 0 {
+	if !c.kept || th.role != roleData && th.role != roleClosing || len(c.queue) == 0 || d != int(c.client) && !c.queue[len(c.queue)-1].resp.began {
 		return false
 	}
-	th.nheader, th.notify, th.blind = 0, closing{}, true
+	th.role, th.nheader, th.notify, th.blind = roleData, 0, closing{}, true
 	c.half[d].state, c.half[d].left = inRecords, 0
 	pc.skip(pc.n)
 	c.recordGrows(d, pc)

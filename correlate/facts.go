@@ -35,6 +35,7 @@ type connFacts struct {
 	openTime             capture.Time  // end of the handshake; 0 if not seen
 	requests, responses  int
 	announced, untracked bool
+	kept                 bool // it comes from a recorder, which leaves out what is inside bursts
 	startBare            bool // see conn.startBare
 	ackSeen              bool // the ACK that ends the handshake was captured
 	upgraded             bool
@@ -150,7 +151,7 @@ func (t *Tracker) gather(c *conn, atEnd bool) *facts {
 	v.ID, v.Client, v.Server = c.id, c.ep[f.client], c.ep[1-f.client]
 	v.Start, v.StartSeen = c.start, c.startSeen
 	v.Requests, v.Responses = int(c.requests), int(c.responses)
-	if c.kept {
+	if f.kept = c.kept; f.kept {
 		v.Elided = t.elided[c.id]
 	}
 	f.protocol, v.Protocol = c.protocol, c.protocol.String()

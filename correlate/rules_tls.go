@@ -35,6 +35,10 @@ func hiddenEnd(f *facts) *ruling {
 	k := f.closeOf(f.first)
 	x := &ruling{verdict: Ambiguous, by: f.first, close: k, why: "TLS hides whether the response was complete"}
 	switch {
+	case f.gaveUpUnseen() && f.leftUnread():
+		x = &ruling{verdict: ClientAbortMidResponse, confidence: Strong, by: Client, close: k, lost: true, retry: RetryUnsafe}
+		x.note(k.frame, k.file, "the client reset the connection (frame %d) and left more of the response unread than comes behind the end of one", k.frame)
+		return x
 	case f.gaveUpUnseen():
 		x.candidates = []Verdict{ClientAbortMidResponse, ResetAfterComplete}
 	case f.first == Client:
@@ -85,7 +89,7 @@ func (f *facts) hidesEnd() bool {
 	if f.K.notify || f.first == Client || f.K.time.Sub(f.q.resp.lastTime) >= minTimer {
 		return false
 	}
-	return f.K.kind != FINClose || f.server.notifies || f.rstS.seen()
+	return f.K.kind != FINClose || f.server.notifies || f.rstS.seen() || f.tls.half[1-f.client].blind
 }
 
 // gaveUpUnseen reports whether the client had, and reset the connection behind, bytes of which
@@ -93,6 +97,17 @@ func (f *facts) hidesEnd() bool {
 // leaves something unread.
 func (f *facts) gaveUpUnseen() bool {
 	return f.tls.half[1-f.client].blind && f.first == Client && f.Kc.kind == ActiveReset && f.Kc.ack >= f.q.resp.end
+}
+
+// leftUnread reports whether the client's kernel says that its owner closed it with
+// more of the response unread than session tickets and a close_notify make.
+func (f *facts) leftUnread() bool {
+	k := f.kernelOf(Client)
+	if k == nil {
+		return false
+	}
+	e := k.aborted()
+	return e != nil && e.hasUnread && e.final() && f.q.resp.end-max(e.read, f.q.resp.start) > 2*maxTicket
 }
 
 // hide lowers the confidence of what rests on the framing of messages to what

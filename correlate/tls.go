@@ -264,6 +264,9 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 		th.role = roleHello
 	case recordData:
 		th.role = c.dataRole(client, th)
+		if th.role == roleClosing {
+			c.noNotify(d)
+		}
 	}
 	switch {
 	case th.role != roleData:
@@ -272,6 +275,20 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 	}
 	if th.role == roleData {
 		th.notify = closing{}
+	}
+}
+
+// noNotify takes what was as long as a close_notify for a part of the response, since
+// its sender goes on.
+func (c *conn) noNotify(d int) {
+	k, n := &c.tls.half[d].notify, len(c.queue)
+	if d == int(c.client) || !k.seen() || n == 0 || !c.queue[n-1].resp.began {
+		return
+	}
+	r := &c.queue[n-1].resp
+	r.end, r.lastTime = c.tls.half[d].off, k.time
+	if r.complete {
+		c.respTime, c.respEnd = k.time, r.end
 	}
 }
 
