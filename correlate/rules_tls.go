@@ -92,11 +92,19 @@ func (f *facts) hidesEnd() bool {
 	return f.K.kind != FINClose || f.server.notifies || f.rstS.seen() || f.tls.half[1-f.client].blind
 }
 
-// gaveUpUnseen reports whether the client had, and reset the connection behind, bytes of which
-// it is not known whether a record ended there: one that is done does not, unless it
-// leaves something unread.
+// gaveUpUnseen reports whether the client reset the connection behind bytes of the
+// response of which it is not known whether they were the last: one that is done does
+// not, unless it leaves something unread.
 func (f *facts) gaveUpUnseen() bool {
-	return f.tls.half[1-f.client].blind && f.first == Client && f.Kc.kind == ActiveReset && f.Kc.ack >= f.q.resp.end
+	if f.first != Client || f.Kc.kind != ActiveReset {
+		return false
+	}
+	r := &f.q.resp
+	if f.tls.half[1-f.client].blind {
+		return f.Kc.ack >= r.end
+	}
+	// A record may end just where the client stopped.
+	return !f.K.seen() && r.end-r.start > maxRecord && f.Kc.time.Sub(r.lastTime) < minTimer
 }
 
 // leftUnread reports whether the client's kernel says that its owner closed it with
@@ -278,7 +286,7 @@ func restOfUpload(f *facts) *ruling {
 	case atOnce:
 		x.note(q.frame, q.file, "the client sent on (frame %d) as soon as it had the response: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
 	case goesOn:
-		x.note(q.frame, q.file, "the client sent on (frame %d) in records as long as the last of the request before: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
+		x.note(q.frame, q.file, "the client sent on (frame %d) in a record as long, for all that is known, as the last of the request before: the next request, or the rest of one that was answered early, which TLS hides", q.frame)
 	default:
 		x.note(f.K.frame, f.K.file, "the server's %s (frame %d) came right behind its response; what the client sent then (frame %d) may be the rest of the same request, or sent in spite of an announced close, which TLS hides", f.K.name(), f.K.frame, q.frame)
 	}

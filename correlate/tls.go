@@ -55,7 +55,7 @@ type tlsConn struct {
 	merged        bool         // the first request went on behind what may be a session ticket, or be its response
 	twins         bool         // the second is as long, and records of the client's came between them
 	hurried       int          // requests that came at once behind a response, and were answered
-	run, tail     int          // how many records the client's latest request has, and how long the last one is
+	run, tail     int          // how many records the client's latest request has, and how long the last one is; 0 if that is not known
 	likeRest      int          // number of the request that goes on in records as long as those of the one before; 0 if none
 	scrap         scrap        // what the client sent last, if that is too short for a request
 	answer        int          // how long the latest response may be
@@ -222,6 +222,9 @@ func (c *conn) loseRecords(t *Tracker, d int, pc *piece, why missing) {
 	c.tls.whole = false
 	c.tls.half[d].torn = true
 	c.tls.answer += minHead // what is lost may be of it
+	if d == int(c.client) {
+		c.tls.tail = 0
+	}
 	c.tls.half[d].notify = closing{}
 	c.loseSync(d, why)
 	if n := len(c.queue); n > 0 {
@@ -390,9 +393,7 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 			break
 		}
 		x.base = pc.off
-		if x.established && x.choice.version == version13 && th.length >= minTicket && c.requests == 0 {
-			t.serverOf(c).ticket, x.ticketLen = th.length, th.length // nothing else comes so early
-		}
+		c.ticketEnds(t, th)
 		if n := len(c.queue); n > 0 && !c.queue[n-1].resp.began {
 			c.queue[n-1].base = x.base
 		}
@@ -416,56 +417,6 @@ func (c *conn) dataEnds(t *Tracker, d int, pc *piece) *request {
 	c.respTime, c.respEnd = pc.at.time, pc.off
 	return r
 }
-
-// withoutTickets takes back what was taken for the first response, if it was the
-// session tickets of TLS 1.3. Servers that use OpenSSL send two of the same length
-// after a full handshake, as soon as they have the client's Finished, which may be
-// before they have its request, or after. After a resumed one they send one, or
-// none: that cannot be told from a short response, unless its length is quite another.
-func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
-	x := c.tls
-	if x.choice.version != version13 || r.number > 2 || !x.whole {
-		return
-	}
-	s := t.serverOf(c)
-	x.replies++
-	first := r.resp.start == th.off // nothing of the response but this record
-	if r.number == 2 {
-		// The rest of an upload may have gone between two tickets.
-		x.twins = x.twins || x.ticketLen == 0 && x.replies == 2 && first && th.length == x.firstLen && th.length >= minTicket && th.length <= maxTicket &&
-			th.at.time.Sub(x.firstTime) <= busy
-		return
-	}
-	switch {
-	case x.ticketLen != 0 && !(first && th.length == x.ticketLen):
-		return // a response, behind the tickets
-	case x.ticketLen != 0:
-	case first:
-		x.firstLen, x.firstTime = th.length, th.at.time
-		x.maybeTicket = s.ticket == th.length || x.choice.resumed && s.ticket != 0 && max(s.ticket-th.length, th.length-s.ticket) <= ticketVaries
-		x.perhapsTicket = x.choice.resumed && s.ticket == 0
-		x.doubtful = x.maybeTicket || x.perhapsTicket
-		return
-	case x.replies > 2 || th.length != x.firstLen || th.length < minTicket || th.length > maxTicket || r.resp.start != th.off-int64(th.length+recordHeader) ||
-		th.at.time.Sub(r.resp.time) > busy:
-		x.maybeTicket, x.perhapsTicket = false, false // whatever the first was, this is a response
-		return
-	}
-	s.ticket, x.ticketLen, x.replies = th.length, th.length, 0
-	x.maybeTicket, x.perhapsTicket = false, false
-	r.resp, r.base = response{}, pc.off
-	c.responses--
-	c.respTime, c.respEnd = 0, 0
-}
-
-// Session tickets (RFC 8446, section 4.6.1), with header and tag, are longer than
-// minTicket and, unless they hold a client's certificate, shorter than maxTicket.
-const (
-	minTicket = 48
-	maxTicket = 2048
-	// The name and the protocol that the client asked for lengthen its tickets.
-	ticketVaries = 64
-)
 
 // recordOfRequest takes the client's record that begins for a part of the request
 // that is under way, or for a new one. It returns false if it is none.
@@ -505,7 +456,7 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 	c.beginRequest(t, off, &at)
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded, r.base = true, true, x.base
-	if (x.run > 1 || !x.whole) && th.length == x.tail && th.length > headRecord {
+	if (x.run > 1 || !x.whole || x.likeRest == r.number-1) && (th.length == x.tail || x.tail == 0) && th.length > headRecord {
 		x.likeRest = r.number
 	}
 	x.run, x.tail = 1, th.length
