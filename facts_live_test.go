@@ -330,7 +330,7 @@ func TestAllContainers(t *testing.T) {
 	env := []string{"DOCKER_HOST=unix://" + dir + "/none", "CONTAINERS_STORAGE_CONF=" + dir + "/none"}
 	cmd := here(t, env, "--all-containers", "--duration", "100ms")
 	out, _ := cmd.CombinedOutput()
-	if status := cmd.ProcessState.ExitCode(); status != exitOK && !strings.Contains(string(out), "no such container with a network of its own is running") {
+	if status := cmd.ProcessState.ExitCode(); status != exitOK && !strings.Contains(string(out), "no container with a network of its own is running") {
 		t.Errorf("status %d, %s", status, out)
 	}
 }

@@ -82,7 +82,7 @@ func (c *command) findPlaces(ctx context.Context) (done func(), err error) {
 			all = append(all, &found{spot: spot{kind: "container", name: r.Container.ID}, name: name, space: r.Space})
 		}
 		if len(all) == 0 {
-			return nil, fmt.Errorf("%w with a network of its own is running", container.ErrNone)
+			return nil, errors.New("no container with a network of its own is running; with --ebpf, --all-containers waits for one")
 		}
 	case len(c.live.spots) == 0:
 		c.live.places = []capture.Place{{Interfaces: c.live.interfaces}}
