@@ -96,15 +96,12 @@ func (f *facts) hidesEnd() bool {
 // response of which it is not known whether they were the last: one that is done does
 // not, unless it leaves something unread.
 func (f *facts) gaveUpUnseen() bool {
-	if f.first != Client || f.Kc.kind != ActiveReset {
+	r := &f.q.resp
+	if f.first != Client || f.Kc.kind != ActiveReset || f.Kc.ack < r.end {
 		return false
 	}
-	r := &f.q.resp
-	if f.tls.half[1-f.client].blind {
-		return f.Kc.ack >= r.end
-	}
 	// A record may end just where the client stopped.
-	return !f.K.seen() && r.end-r.start > maxRecord && f.Kc.time.Sub(r.lastTime) < minTimer
+	return f.tls.half[1-f.client].blind || !f.K.seen() && r.end-r.start > maxRecord && f.Kc.time.Sub(r.lastTime) < minTimer
 }
 
 // leftUnread reports whether the client's kernel says that its owner closed it with
