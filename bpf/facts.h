@@ -254,12 +254,6 @@ struct {
 	__type(key, u32);
 	__type(value, u8);
 } processes SEC(".maps");
-struct {
-	__uint(type, MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, u64);
-	__type(value, u8);
-} cgroups SEC(".maps");
 
 /* Records that found the ring full. */
 u64 lost;

@@ -39,6 +39,14 @@ struct {
 	__type(value, u8);
 } prefixes SEC(".maps");
 
+/* Control groups, with those below them, by the inode numbers of their directories. */
+struct {
+	__uint(type, MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, u8);
+} cgroups SEC(".maps");
+
 /* word_of returns which word of the set a port is in, with a bound that the verifier
  * sees: to the compiler it goes without saying. */
 INLINE u32 word_of(u16 port)

@@ -250,7 +250,7 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	}
 	if (unlikely(c->client < 0) && what) {
 		c->client = what == RESPONSE ? !dir : dir;
-		account(OPENED, c->client, 0, 0);
+		opened(c);
 	}
 	if (c->client == dir) {
 		if (p->last_data && c->speaking >= 0 && s->time > p->last_data)

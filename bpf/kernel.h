@@ -109,4 +109,14 @@ struct __sk_buff {
 	u32 unused[25]; /* up to data_meta */
 	u64 flow_keys;
 	u64 tstamp;
+	u32 wire_len;
+	u32 gso_segs;
+	struct bpf_sock *sk;
+};
+
+/* The same of sockets. */
+struct bpf_sock {
+	u32 bound_dev_if;
+	u32 family;
+	u32 type;
 };

@@ -1,8 +1,8 @@
 /* How much each server has to do: its connections, and how long they were idle. */
 #pragma once
 
-#include "maps.h"
 #include "parse.h"
+#include "whose.h"
 
 INLINE u32 bucket(u64 ns)
 {
@@ -71,10 +71,24 @@ GLOBAL int account(u32 what, u32 client, u64 idle, u32 quick)
 	return 0;
 }
 
+/* opened notes that the connection at hand is open, once it is known who its client is. */
+INLINE void opened(const struct conn *c)
+{
+	if (c->client >= 0 && !others(c))
+		account(OPENED, c->client, 0, 0);
+}
+
+/* closed is its counterpart. */
+INLINE void closed(const struct conn *c)
+{
+	if (c->client >= 0 && !c->reset && !others(c))
+		account(CLOSED, c->client, 0, c->quick);
+}
+
 /* reused notes that the connection at hand was used again. */
 INLINE void reused(struct conn *c, u32 dir, u64 idle)
 {
-	if (idle < QUICK && ++c->quick < BATCH)
+	if (others(c) || (idle < QUICK && ++c->quick < BATCH))
 		return;
 	account(REUSED, dir, idle, c->quick);
 	c->quick = 0;

@@ -8,6 +8,7 @@
 const volatile u32 zone;
 const volatile u32 instance;      /* numbers the places: no two taps are the same */
 const volatile u32 snap = SNAP;   /* bytes kept of a head */
+const volatile u8 by_cgroup;      /* only connections of some control groups go up */
 const volatile u8 everything;     /* every segment goes up: for tests of the parser */
 const volatile u8 replayed;       /* packets bear their times: for tests of the record */
 const volatile u64 ring_quarter;  /* when the reader must be woken */

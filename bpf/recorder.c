@@ -11,8 +11,8 @@ char LICENSE[] SEC("license") = "GPL";
 INLINE void rest(struct conn *c)
 {
 	c->up = 0;
-	if (c->reset && c->client >= 0) /* it lives on */
-		account(OPENED, c->client, 0, 0);
+	if (c->reset) /* it lives on */
+		opened(c);
 	c->reset = 0;
 	c->wide = 0;
 	c->hurries = c->hurried = 0;
@@ -27,8 +27,7 @@ INLINE void rest(struct conn *c)
 
 INLINE void over(struct conn *c, struct counters *n)
 {
-	if (c->client >= 0 && !c->reset)
-		account(CLOSED, c->client, 0, c->quick);
+	closed(c);
 	n->closed++;
 	bpf_map_delete_elem(&conns, &c->key);
 }
@@ -41,7 +40,7 @@ INLINE int shake(struct conn *c, const struct segment *s, int dir)
 		return 1; /* sent again */
 	if (c->client < 0) {
 		c->client = i ? !dir : dir;
-		account(OPENED, c->client, 0, 0);
+		opened(c);
 	}
 	keep(&c->shake[i], s, BARE);
 	c->shake[i].len = 0; /* data in it (RFC 7413) is kept as data */
@@ -78,6 +77,41 @@ INLINE struct conn *enter(struct key *k, const struct segment *s, struct counter
 	c->client = c->speaking = -1;
 	n->opened++;
 	return c;
+}
+
+/* own notes whose socket h is. It stays in the group in which it was made. */
+INLINE void own(struct conn *c, struct half *h, int whose, struct counters *n)
+{
+	u64 before = c->half[0].packets + c->half[1].packets;
+
+	if (whose == UNKNOWN)
+		return;
+	h->asked = 1;
+	if (whose != OURS)
+		return;
+	c->ours = 1;
+	opened(c);
+	n->filtered -= before;
+	n->segments += before;
+}
+
+/* finished reports whether both ends have closed, and know it of each other. */
+INLINE int finished(const struct half *h, const struct half *p)
+{
+	return h->fin && p->fin && (s32)(p->acked - h->next) > 0 && (s32)(h->acked - p->next) > 0;
+}
+
+/* pass is for a segment of a connection that is not ours: nobody is told. */
+INLINE void pass(struct conn *c, struct half *h, const struct half *p, const struct segment *s, int up, struct counters *n)
+{
+	if (up)
+		c->due = 1;
+	if (s->flags & FIN) {
+		h->fin = 1;
+		h->next = s->seq + s->len;
+	}
+	if (s->flags & RST || finished(h, p))
+		over(c, n);
 }
 
 INLINE int record(struct __sk_buff *skb, u64 tap)
@@ -123,13 +157,17 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 	}
 	c = bpf_map_lookup_elem(&conns, k);
 	if (c && unlikely(s->flags & SYN) && another(c, s, dir)) {
-		if (!c->up) /* it ended, and nobody was told */
+		if (!c->up && !others(c)) /* it ended, and nobody was told */
 			send_record();
 		over(c, n);
 		c = NULL;
 	}
 	if (unlikely(!c)) {
 		if (s->flags & (RST | FIN)) {
+			if (by_cgroup && sender(skb) != OURS) {
+				n->filtered++;
+				return 0;
+			}
 			n->segments++;
 			send_up(skb, 0, 0);
 			return 0;
@@ -144,6 +182,8 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 	}
 	h = &c->half[dir];
 	p = &c->half[!dir];
+	if (others(c) && !h->asked) /* where it is seen again its socket may not be known any more */
+		own(c, h, sender(skb), n);
 	if (h->tap != tap) {
 		/* The same packet on its way through the host, unless where it was seen
 		 * first has been silent: routes change. */
@@ -153,7 +193,10 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 		}
 		h->tap = tap;
 	}
-	n->segments++;
+	if (others(c))
+		n->filtered++;
+	else
+		n->segments++;
 	h->packets++;
 	h->last = s->time;
 	p->probes = 0;
@@ -208,6 +251,14 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 			}
 		}
 	}
+	if (others(c)) {
+		pass(c, h, p, s, up, n);
+		return 0;
+	}
+	if (by_cgroup && c->due) {
+		c->due = 0;
+		up = up ? up : 1;
+	}
 	if (!c->up) {
 		if (!up)
 			return 0;
@@ -221,8 +272,7 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 	if (s->flags & RST) {
 		/* Whether the other end takes it, what follows shows: user space takes the
 		 * connection away when nothing has for a while. */
-		if (c->client >= 0 && !c->reset)
-			account(CLOSED, c->client, 0, c->quick);
+		closed(c);
 		c->quick = 0;
 		c->reset = 1;
 		c->streamed = 0;
@@ -230,7 +280,7 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 		h->fin = 1;
 		h->next = s->seq + s->len;
 		c->streamed = 0;
-	} else if (h->fin && p->fin && (s32)(p->acked - h->next) > 0 && (s32)(h->acked - p->next) > 0) {
+	} else if (finished(h, p)) {
 		over(c, n);
 		return 0;
 	}
@@ -242,7 +292,8 @@ INLINE int record(struct __sk_buff *skb, u64 tap)
 }
 
 /* LO is the loopback interface's index in every namespace (LOOPBACK_IFINDEX in
- * include/net/flow.h). What passes it is seen twice: it counts when it comes in. */
+ * include/net/flow.h). What passes it is seen twice: it counts when it comes in, or,
+ * if its socket matters, which is forgotten by then, when it goes out. */
 #define LO 1
 #define OUTGOING 4 /* PACKET_OUTGOING */
 
@@ -256,14 +307,15 @@ INLINE u64 tap_of(const struct __sk_buff *skb, u32 out)
 SEC("tc")
 int record_in(struct __sk_buff *skb)
 {
-	record(skb, tap_of(skb, 0));
+	if (!(by_cgroup && skb->ifindex == LO))
+		record(skb, tap_of(skb, 0));
 	return NEXT;
 }
 
 SEC("tc")
 int record_out(struct __sk_buff *skb)
 {
-	if (skb->ifindex != LO)
+	if (by_cgroup || skb->ifindex != LO)
 		record(skb, tap_of(skb, 1));
 	return NEXT;
 }

@@ -30,6 +30,10 @@ type RecorderConfig struct {
 	Waits bool
 	// Filter says which segments are looked at. It can be changed with SetFilter.
 	Filter capture.Filter
+	// Cgroups are control groups, by the inode numbers of their directories in the
+	// cgroup2 hierarchy: only connections are recorded of which a socket of one of
+	// them, or of one below, has sent a segment. None means all. It takes TCX.
+	Cgroups []uint64
 	// Snap is how many bytes are kept of how each burst begins; 0 means
 	// capture.MaxKept, which is the most.
 	Snap int
@@ -128,6 +132,7 @@ type Recorder struct {
 // settings are what the programs of each place are loaded with.
 type settings struct {
 	snap, quarter int
+	byCgroup      bool
 	everything    bool
 	replayed      bool
 	hook          Hook
@@ -173,7 +178,10 @@ func newRecorder(cfg *RecorderConfig) (_ *Recorder, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, err
 	}
-	r := &Recorder{waits: cfg.Waits, settings: settings{snap: cfg.Snap, quarter: cfg.Ring / 4, everything: cfg.everything, replayed: cfg.replayed, hook: cfg.Hook}}
+	r := &Recorder{waits: cfg.Waits, settings: settings{
+		snap: cfg.Snap, quarter: cfg.Ring / 4, byCgroup: len(cfg.Cgroups) > 0,
+		everything: cfg.everything, replayed: cfg.replayed, hook: cfg.Hook,
+	}}
 	defer func() {
 		if err != nil {
 			r.free()
@@ -191,6 +199,9 @@ func newRecorder(cfg *RecorderConfig) (_ *Recorder, err error) {
 	if err := r.SetFilter(cfg.Filter); err != nil {
 		return nil, err
 	}
+	if err := replace(r.maps.Cgroups, numbers[uint64](cfg.Cgroups)); err != nil {
+		return nil, fmt.Errorf("set the recorder's control groups: %w", err)
+	}
 	r.replay.offset = r.clock.convert
 	if r.reader, err = ringbuf.NewReader(r.maps.Ring); err != nil {
 		return nil, err
@@ -204,7 +215,7 @@ func (r *Recorder) Add(p capture.Place) error {
 	t := &taps{place: p, zone: r.zones.Add(p.Name), instance: r.added, links: map[int]tap{}}
 	r.added++
 	err := t.begin(&r.maps, &r.settings)
-	if errors.Is(err, errNoTCX) {
+	if errors.Is(err, ErrNoTCX) && !r.settings.byCgroup {
 		t.close()
 		t.programs = programs{}
 		r.settings.hook = SocketFilter
@@ -360,7 +371,7 @@ func (r *Recorder) dump() error {
 	c := new(recorderConn)
 	for it := r.maps.Conns.Iterate(); it.Next(&k, c); c = new(recorderConn) {
 		r.pending += uint64(c.Quick)
-		if c.Up == 0 || c.Told == 0 {
+		if (c.Up == 0 || c.Told == 0) && !r.others(c) {
 			r.rest = append(r.rest, c)
 		}
 	}
@@ -378,6 +389,9 @@ func sortByLast(all []*recorderConn) {
 
 // last returns when c was last heard of.
 func (c *recorderConn) last() uint64 { return max(c.Half[0].Last, c.Half[1].Last) }
+
+// others reports whether c is not of those that were asked for, or not yet.
+func (r *Recorder) others(c *recorderConn) bool { return r.settings.byCgroup && c.Ours == 0 }
 
 // ended reports whether c's end has gone up.
 func (c *recorderConn) ended() bool {
@@ -532,18 +546,19 @@ func (r *Recorder) evict() error {
 		return nil
 	}
 	type candidate struct {
-		key   recorderKey
-		ended bool
-		last  uint64
+		key  recorderKey
+		done bool // nothing more is to be told of it
+		last uint64
 	}
 	var all []candidate
 	var k recorderKey
 	c := new(recorderConn)
 	for it := r.maps.Conns.Iterate(); it.Next(&k, c); {
-		all = append(all, candidate{k, c.ended(), c.last()})
+		met := c.Half[0].Packets > 0 && c.Half[1].Packets > 0 // else it may be ours yet
+		all = append(all, candidate{k, c.ended() || r.others(c) && met, c.last()})
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(boolByte(b.ended), boolByte(a.ended)), cmp.Compare(a.last, b.last))
+		return cmp.Or(cmp.Compare(boolByte(b.done), boolByte(a.done)), cmp.Compare(a.last, b.last))
 	})
 	keep := int(size * (full - 10) / 100)
 	for i := 0; len(all)-i > keep; i++ {
@@ -552,6 +567,9 @@ func (r *Recorder) evict() error {
 			continue // it ended meanwhile
 		}
 		r.taken++
+		if r.others(c) {
+			continue
+		}
 		r.pending += uint64(c.Quick)
 		if !c.ended() {
 			r.evicted++

@@ -71,7 +71,8 @@ struct half {
 	u8 fin;        /* its FIN was seen, at next */
 	u8 probes;     /* keep-alive probes since the other end was last heard */
 	u8 interim;    /* what it sent last was an interim response */
-	u8 pad[4];
+	u8 asked;      /* the control group of its socket is known, see by_cgroup */
+	u8 pad[3];
 	struct slot bare; /* its latest segment without data */
 	struct slot ring[SLOTS];
 };
@@ -111,7 +112,8 @@ struct conn {
 	u8 hurries;   /* a bit for each of the latest requests, 1 if it came at once behind a response */
 	u8 hurried;   /* how many did before the latest two */
 	u8 quick;     /* requests after less than QUICK that its server's load does not count yet */
-	u8 pad[2];
+	u8 ours;      /* a socket of it is of a control group that was asked for */
+	u8 due;       /* it was to go up before that was known */
 	struct slot shake[3]; /* SYN, SYN-ACK, and the ACK of that */
 	struct half half[2];
 	/* Of turns 1, 3, ... of half 0 and of half 1, and then of turns 2, 4, ...: most
@@ -162,7 +164,7 @@ struct counters {
 	u64 other;       /* not TCP */
 	u64 fragments;
 	u64 undecodable;
-	u64 filtered;
+	u64 filtered;    /* by what they are, or by whose; those of connections that are not ours yet, too */
 	u64 repeated;    /* seen on another interface before */
 	u64 opened;      /* connections that were entered into the map */
 	u64 closed;      /* and taken out of it here */

@@ -35,7 +35,8 @@ type recorderConn struct {
 	Hurries   uint8
 	Hurried   uint8
 	Quick     uint8
-	Pad       [2]uint8
+	Ours      uint8
+	Due       uint8
 	Shake     [3]recorderSlot
 	Half      [2]recorderHalf
 	Heads     [4]recorderHead
@@ -96,7 +97,8 @@ type recorderHalf struct {
 	Fin      uint8
 	Probes   uint8
 	Interim  uint8
-	Pad      [4]uint8
+	Asked    uint8
+	Pad      [3]uint8
 	Bare     recorderSlot
 	Ring     [8]recorderSlot
 }
@@ -154,6 +156,7 @@ type recorderSlot struct {
 const (
 	recorderMapBlank         = "blank"
 	recorderMapBlankLoad     = "blank_load"
+	recorderMapCgroups       = "cgroups"
 	recorderMapConns         = "conns"
 	recorderMapCounts        = "counts"
 	recorderMapFilters       = "filters"
@@ -168,6 +171,7 @@ const (
 	recorderProgRecordOut    = "record_out"
 	recorderProgRecordSocket = "record_socket"
 	recorderVarAsEvent       = "as_event"
+	recorderVarByCgroup      = "by_cgroup"
 	recorderVarEverything    = "everything"
 	recorderVarInstance      = "instance"
 	recorderVarReplayed      = "replayed"
@@ -230,6 +234,7 @@ type recorderProgramSpecs struct {
 type recorderMapSpecs struct {
 	Blank     *ebpf.MapSpec `ebpf:"blank"`
 	BlankLoad *ebpf.MapSpec `ebpf:"blank_load"`
+	Cgroups   *ebpf.MapSpec `ebpf:"cgroups"`
 	Conns     *ebpf.MapSpec `ebpf:"conns"`
 	Counts    *ebpf.MapSpec `ebpf:"counts"`
 	Filters   *ebpf.MapSpec `ebpf:"filters"`
@@ -246,6 +251,7 @@ type recorderMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type recorderVariableSpecs struct {
 	AsEvent     *ebpf.VariableSpec `ebpf:"as_event"`
+	ByCgroup    *ebpf.VariableSpec `ebpf:"by_cgroup"`
 	Everything  *ebpf.VariableSpec `ebpf:"everything"`
 	Instance    *ebpf.VariableSpec `ebpf:"instance"`
 	Replayed    *ebpf.VariableSpec `ebpf:"replayed"`
@@ -276,6 +282,7 @@ func (o *recorderObjects) Close() error {
 type recorderMaps struct {
 	Blank     *ebpf.Map `ebpf:"blank"`
 	BlankLoad *ebpf.Map `ebpf:"blank_load"`
+	Cgroups   *ebpf.Map `ebpf:"cgroups"`
 	Conns     *ebpf.Map `ebpf:"conns"`
 	Counts    *ebpf.Map `ebpf:"counts"`
 	Filters   *ebpf.Map `ebpf:"filters"`
@@ -291,6 +298,7 @@ func (m *recorderMaps) Close() error {
 	return _RecorderClose(
 		m.Blank,
 		m.BlankLoad,
+		m.Cgroups,
 		m.Conns,
 		m.Counts,
 		m.Filters,
@@ -308,6 +316,7 @@ func (m *recorderMaps) Close() error {
 // It can be passed to loadRecorderObjects or ebpf.CollectionSpec.LoadAndAssign.
 type recorderVariables struct {
 	AsEvent     *ebpf.Variable `ebpf:"as_event"`
+	ByCgroup    *ebpf.Variable `ebpf:"by_cgroup"`
 	Everything  *ebpf.Variable `ebpf:"everything"`
 	Instance    *ebpf.Variable `ebpf:"instance"`
 	Replayed    *ebpf.Variable `ebpf:"replayed"`

@@ -23,6 +23,7 @@ type taps struct {
 	zone     uint16
 	instance uint32
 	hook     Hook
+	byCgroup bool
 	programs programs
 	links    map[int]tap // by interface index
 	sockets  []int       // of socket filters
@@ -60,7 +61,7 @@ func (t *tap) close() {
 	}
 }
 
-// begin loads the programs and attaches them. It returns errNoTCX if the hook was not
+// begin loads the programs and attaches them. It returns ErrNoTCX if the hook was not
 // decided and the kernel has none.
 func (t *taps) begin(maps *recorderMaps, s *settings) error {
 	if err := t.load(maps, s); err != nil {
@@ -70,7 +71,8 @@ func (t *taps) begin(maps *recorderMaps, s *settings) error {
 	return err
 }
 
-var errNoTCX = errors.New("this kernel has no TCX")
+// ErrNoTCX means that there is no hook that tells whose sockets packets leave.
+var ErrNoTCX = errors.New("this kernel has no TCX (Linux 6.6), which tells whose sockets packets leave")
 
 // load loads the programs of t: each place has its own, since what tells it apart
 // from the others is part of them.
@@ -84,7 +86,7 @@ func (t *taps) load(maps *recorderMaps, s *settings) error {
 		value any
 	}{
 		{recorderVarZone, uint32(t.zone)}, {recorderVarInstance, t.instance}, {recorderVarSnap, uint32(s.snap)},
-		{recorderVarEverything, boolByte(s.everything)}, {recorderVarReplayed, boolByte(s.replayed)}, {recorderVarRingQuarter, uint64(s.quarter)},
+		{recorderVarByCgroup, boolByte(s.byCgroup)}, {recorderVarEverything, boolByte(s.everything)}, {recorderVarReplayed, boolByte(s.replayed)}, {recorderVarRingQuarter, uint64(s.quarter)},
 	} {
 		if err := spec.Variables[v.name].Set(v.value); err != nil {
 			return err
@@ -93,13 +95,13 @@ func (t *taps) load(maps *recorderMaps, s *settings) error {
 	for name, m := range map[string]*ebpf.Map{recorderMapConns: maps.Conns, recorderMapRing: maps.Ring} {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	t.hook = s.hook
+	t.hook, t.byCgroup = s.hook, s.byCgroup
 	var programs any = &t.programs.ends
 	if t.hook == SocketFilter {
 		programs = &t.programs.filter
 	}
 	err = spec.LoadAndAssign(programs, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		recorderMapBlank: maps.Blank, recorderMapBlankLoad: maps.BlankLoad, recorderMapConns: maps.Conns,
+		recorderMapBlank: maps.Blank, recorderMapBlankLoad: maps.BlankLoad, recorderMapCgroups: maps.Cgroups, recorderMapConns: maps.Conns,
 		recorderMapCounts: maps.Counts, recorderMapFilters: maps.Filters, recorderMapPacket: maps.Packet,
 		recorderMapPorts: maps.Ports, recorderMapPrefixes: maps.Prefixes, recorderMapRing: maps.Ring,
 		recorderMapServers: maps.Servers,
@@ -193,12 +195,12 @@ func (t *taps) attachHere(first bool) (notices []string, err error) {
 // tryTCX decides between the hooks.
 func (t *taps) tryTCX(there []net.Interface) error {
 	if len(there) == 0 {
-		return errNoTCX
+		return ErrNoTCX
 	}
 	err := t.attachTo(&there[0])
 	switch {
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
-		return errNoTCX
+		return ErrNoTCX
 	case err != nil:
 		return err
 	}
@@ -212,19 +214,23 @@ func (t *taps) tryTCX(there []net.Interface) error {
 }
 
 func (t *taps) attachTo(i *net.Interface) error {
-	to := tap{name: i.Name}
-	in, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.In, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
-	if err != nil {
-		return fmt.Errorf("attach to %s: %w", i.Name, err)
+	in := link.TCXOptions{Interface: i.Index, Program: t.programs.In, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()}
+	out := link.TCXOptions{Interface: i.Index, Program: t.programs.Out, Attach: ebpf.AttachTCXEgress, Anchor: link.Tail()}
+	hooks := []link.TCXOptions{in, out}
+	switch loopback := i.Flags&net.FlagLoopback != 0; { // there, what goes out comes in again
+	case loopback && t.byCgroup:
+		hooks = hooks[1:]
+	case loopback:
+		hooks = hooks[:1]
 	}
-	to.links = append(to.links, in)
-	if i.Flags&net.FlagLoopback == 0 { // there, what goes out comes in again
-		out, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: t.programs.Out, Attach: ebpf.AttachTCXEgress, Anchor: link.Tail()})
+	to := tap{name: i.Name}
+	for _, h := range hooks {
+		l, err := link.AttachTCX(h)
 		if err != nil {
 			to.close()
 			return fmt.Errorf("attach to %s: %w", i.Name, err)
 		}
-		to.links = append(to.links, out)
+		to.links = append(to.links, l)
 	}
 	t.links[i.Index] = to
 	return nil
