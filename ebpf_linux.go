@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"whyreset/bpf"
@@ -11,6 +12,9 @@ import (
 // eBPF, and to one that is not about eBPF what is said of it without. Nothing falls
 // back by itself: whoever asked for eBPF has a reason.
 func (c *command) lacksEBPF(err error) error {
+	if errors.Is(err, bpf.ErrNoTCX) {
+		return fmt.Errorf("--cgroup: %w; --container and --ebpf=facts do without", err)
+	}
 	if !errors.As(err, new(*bpf.MissingError)) {
 		return c.hint(err)
 	}

@@ -25,6 +25,9 @@ func TestLacksEBPF(t *testing.T) {
 		t.Errorf("got %v, hint %s", got, hintFor(got))
 	}
 	const hint = "without eBPF, whyreset -i any explains packets"
+	if got := c.lacksEBPF(bpf.ExplainRecorder(bpf.ErrNoTCX)).Error(); got != "--cgroup: this kernel has no TCX (Linux 6.6), which tells whose sockets packets leave; --container and --ebpf=facts do without" {
+		t.Error(got)
+	}
 	missing := &bpf.MissingError{What: "this process lacks CAP_NET_ADMIN, or CAP_SYS_ADMIN in its place", Err: unix.EPERM}
 	if got := c.lacksEBPF(missing); !errors.Is(got, fs.ErrPermission) || got.Error() != missing.Error() || len(hintFor(got)) < len(hint) || hintFor(c.hint(got)) != hintFor(got) {
 		t.Errorf("got %v, hint %s", got, hintFor(got))

@@ -87,8 +87,8 @@ func (c *command) watchFacts(ctx context.Context) int {
 	}
 	w := newFactWatcher(c, src, names, summary)
 	where := "all network namespaces"
-	if len(l.spots) > 0 {
-		where = strings.Join(spotTitles(l.spots), ", ")
+	if named := slices.Concat(l.spots, l.groups); len(named) > 0 {
+		where = strings.Join(spotTitles(named), ", ")
 	}
 	fmt.Fprintf(c.stderr, "whyreset: listening on the kernel's facts of %s\n", oneLine(where))
 	return w.finish(w.run(ctx, over))

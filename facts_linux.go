@@ -45,7 +45,8 @@ func (c *command) openFactsAlone(ctx context.Context) (factSource, func() string
 	cfg := bpf.FactsConfig{Filter: c.filter}
 	var ends []func() bool
 	host := container.Local()
-	for _, s := range c.live.spots {
+	named := slices.Concat(c.live.spots, c.live.groups)
+	for _, s := range named {
 		switch s.kind {
 		case "cgroup":
 			group, err := openCgroup(s.name)
@@ -88,13 +89,18 @@ func (c *command) openFactsAlone(ctx context.Context) (factSource, func() string
 	if err != nil {
 		return nil, nil, c.lacksEBPF(err)
 	}
-	over := func() string {
+	return kernelFacts{facts, cfg}, haveEnded(named, ends), nil
+}
+
+// haveEnded returns what says that all of what was named has ended, "" as long as that
+// is not so.
+func haveEnded(named []spot, ends []func() bool) func() string {
+	return func() string {
 		if len(ends) == 0 || slices.ContainsFunc(ends, func(ended func() bool) bool { return !ended() }) {
 			return ""
 		}
-		return strings.Join(spotTitles(c.live.spots), " and ") + " has ended"
+		return strings.Join(spotTitles(named), " and ") + " has ended"
 	}
-	return kernelFacts{facts, cfg}, over, nil
 }
 
 // openFactsBeside has the kernel tell of the sockets in some namespaces.
@@ -159,6 +165,21 @@ func descendants(pid int) []int {
 type cgroup struct {
 	dir string
 	id  uint64 // its inode number, which is what the kernel calls it
+}
+
+// openCgroups finds several control groups. It returns what the kernel calls them, and
+// what says that all of them have ended.
+func openCgroups(named []spot) (ids []uint64, over func() string, err error) {
+	var ends []func() bool
+	for _, s := range named {
+		g, err := openCgroup(s.name)
+		if err != nil {
+			return nil, nil, err
+		}
+		ids = append(ids, g.id)
+		ends = append(ends, g.ended)
+	}
+	return ids, haveEnded(named, ends), nil
 }
 
 // ended reports whether the group is gone.

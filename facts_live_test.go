@@ -4,13 +4,10 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -208,53 +205,6 @@ func TestLiveFactsRefused(t *testing.T) {
 	if status := cmd.ProcessState.ExitCode(); status != exitError || !strings.Contains(string(out), "whyreset: eBPF cannot be used: ") || !strings.Contains(string(out), "CAP_BPF") ||
 		!strings.Contains(string(out), "without eBPF, whyreset -i any explains packets") {
 		t.Errorf("status %d, %s", status, out)
-	}
-}
-
-// TestLiveFactsCgroup has the kernel tell of the processes of a control group and of
-// those below it.
-func TestLiveFactsCgroup(t *testing.T) {
-	needFacts(t)
-	root, err := cgroupRoot()
-	if err != nil {
-		t.Skipf("SKIPPED: %v", err)
-	}
-	group := filepath.Join(root, fmt.Sprintf("whyreset-test-%d", os.Getpid()))
-	below := filepath.Join(group, "workers")
-	if err := os.MkdirAll(below, 0o755); err != nil {
-		t.Skipf("SKIPPED: no cgroup can be made: %v", err)
-	}
-	t.Cleanup(func() {
-		for _, dir := range []string{below, group} {
-			if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Error(err)
-			}
-		}
-	})
-	ns := newSpace(t)
-	dir, err := os.Open(below)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	inside := ns.Command(t.Context(), buildRaces(t), unread...)
-	inside.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	outside := ns.Command(t.Context(), inside.Args[len(inside.Args)-len(unread)-1], slices.Concat(unread, []string{"-addr", "127.0.0.1:9003"})...)
-	for _, cmd := range []*exec.Cmd{inside, outside} {
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	}
-	for _, name := range []string{group, "/" + filepath.Base(group), filepath.Base(group)} {
-		r := start(t, here(t, nil, "--ebpf=facts", "-o", "json", "--cgroup", name))
-		for range 3 {
-			if x := r.awaitFact(t); x.Local.Port != 9002 || x.Local.Process.PID != inside.Process.Pid || x.Local.Process.Cgroup != "/"+filepath.Base(group)+"/workers" {
-				t.Errorf("%s: %+v", name, x)
-			}
-		}
-		r.interrupt()
-		r.endsWith(t)
 	}
 }
 

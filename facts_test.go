@@ -144,7 +144,10 @@ func TestFactsUsage(t *testing.T) {
 		"--ebpf=facts --cgroup=":           "--cgroup: the name is empty",
 		"--ebpf=maybe -i lo":               `--ebpf: "maybe" is`,
 		"--ebpf=no":                        "--ebpf is for live captures",
-		"--cgroup x -i lo":                 "--cgroup says whose sockets they are",
+		"--cgroup x -i lo":                 "it is for --ebpf and --ebpf=facts",
+		"--cgroup x --ebpf=no -i lo":       "it is for --ebpf and --ebpf=facts",
+		"--cgroup x":                       "it is for --ebpf and --ebpf=facts",
+		"--ebpf --cgroup=":                 "--cgroup: the name is empty",
 		"--all-containers --container web": "leave out --container",
 	} {
 		status, _, stderr := whyreset(t, nil, strings.Fields(args)...)

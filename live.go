@@ -29,7 +29,7 @@ setcap cap_net_raw=ep on the program).
       --ebpf                packets stay in the kernel: no -w, --ring, --count
       --ebpf=facts          no packets: each reset, as the kernel explains it
       --ebpf=no             packets, and nothing that the kernel adds
-      --cgroup NAME|PATH    with --ebpf=facts, of the sockets of a control group
+      --cgroup NAME|PATH    with --ebpf or =facts: of a control group's sockets
   -w, --write FILE          also write what is captured to FILE, as pcapng
       --ring FILES,SIZE     to FILE.0001 and so on; the oldest is overwritten
       --duration TIME       end after 90s, 15m, 2h
@@ -47,6 +47,7 @@ Ctrl-C and SIGTERM end with the summary; SIGUSR1 prints it to standard error.
 type live struct {
 	interfaces []string
 	spots      []spot // where; none: here
+	groups     []spot // control groups, of whose sockets; none: of all
 	everywhere bool   // in every container
 	ebpf       string // one of ebpfPackets and so on; "": what may be used of it
 	places     []capture.Place
@@ -77,15 +78,15 @@ type liveFlags struct {
 
 // checkLive makes sense of the flags of a live capture.
 func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
-	spots, err := spots(f)
+	spots, groups, err := spots(f)
 	if err != nil {
 		return err
 	}
 	switch alone := f.ebpf == ebpfFacts; {
 	case given("ebpf") && f.ebpf != ebpfPackets && f.ebpf != ebpfFacts && f.ebpf != ebpfNo:
 		return fmt.Errorf("--ebpf: %q is not packets, facts or no", f.ebpf)
-	case len(f.cgroups) > 0 && !alone:
-		return errors.New("--cgroup says whose sockets they are, which packets do not tell: it is for --ebpf=facts")
+	case len(groups) > 0 && !alone && f.ebpf != ebpfPackets:
+		return errors.New("--cgroup says whose sockets they are, which the kernel tells and packets do not: it is for --ebpf and --ebpf=facts")
 	case alone:
 		if err := checkFacts(given); err != nil {
 			return err
@@ -102,7 +103,7 @@ func (c *command) checkLive(f *liveFlags, given func(name string) bool) error {
 		}
 		return nil
 	}
-	c.live = &live{interfaces: f.interfaces, spots: spots, everywhere: f.allContainers, ebpf: f.ebpf, write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
+	c.live = &live{interfaces: f.interfaces, spots: spots, groups: groups, everywhere: f.allContainers, ebpf: f.ebpf, write: f.write, duration: f.duration, count: uint64(max(f.count, 0)), snap: f.snap}
 	l := c.live
 	switch {
 	case len(c.operands) > 0:
@@ -268,6 +269,7 @@ type watcher struct {
 	command *command
 	src     liveSource
 	facts   *beside
+	over    func() string    // says that what is watched has ended; nil where src knows
 	come    func()           // takes in the places that have come; nil if none can
 	summary <-chan os.Signal // asks for the summary so far
 	missed  uint64           // packets of which was told
@@ -327,6 +329,13 @@ func (w *watcher) tick() {
 	now := time.Now()
 	if w.come != nil {
 		w.come()
+	}
+	if w.over != nil {
+		if ended := w.over(); ended != "" {
+			w.over = nil
+			w.complainOf(errors.New(ended))
+			w.src.Stop()
+		}
 	}
 	w.notices()
 	stats := w.src.Stats()

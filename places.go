@@ -21,7 +21,7 @@ type spot struct {
 }
 
 // spots checks what can be known to be wrong without looking.
-func spots(f *liveFlags) (all []spot, err error) {
+func spots(f *liveFlags) (places, groups []spot, err error) {
 	for _, list := range []struct {
 		kind  string
 		names []string
@@ -29,17 +29,21 @@ func spots(f *liveFlags) (all []spot, err error) {
 		for _, name := range list.names {
 			s := spot{kind: list.kind, name: name}
 			if name == "" {
-				return nil, fmt.Errorf("--%s: the name is empty", s.kind)
+				return nil, nil, fmt.Errorf("--%s: the name is empty", s.kind)
 			}
 			if s.kind == "pid" {
 				if s.pid, err = strconv.Atoi(name); err != nil || s.pid < 1 || s.pid > 1<<22 {
-					return nil, fmt.Errorf("--pid: %q is not the number of a process", name)
+					return nil, nil, fmt.Errorf("--pid: %q is not the number of a process", name)
 				}
 			}
-			all = append(all, s)
+			if s.kind == "cgroup" {
+				groups = append(groups, s)
+			} else {
+				places = append(places, s)
+			}
 		}
 	}
-	return all, nil
+	return places, groups, nil
 }
 
 // A found is a spot, and the namespace it is in.

@@ -19,6 +19,12 @@ func (c *command) record(ctx context.Context) int {
 	if c.maxConnections < correlate.DefaultMaxConnections {
 		cfg.Connections = c.maxConnections
 	}
+	groups, over, err := openCgroups(l.groups)
+	if err != nil {
+		c.complain(err)
+		return exitError
+	}
+	cfg.Cgroups = groups
 	if l.everywhere {
 		l.spaces = map[uint64]string{0: ""} // none yet; an empty list would be all
 	} else {
@@ -56,7 +62,7 @@ func (c *command) record(ctx context.Context) int {
 		Color:    wantsColor(c.stdout),
 		Location: c.location,
 	}, facts)
-	w := &watcher{job: j, command: c, src: src, facts: facts, summary: summary}
+	w := &watcher{job: j, command: c, src: src, facts: facts, over: over, summary: summary}
 	var where []string
 	for i := range l.places {
 		where = append(where, l.places[i].String())
@@ -69,7 +75,11 @@ func (c *command) record(ctx context.Context) int {
 		defer a.close()
 		w.come = a.take
 	}
-	fmt.Fprintf(c.stderr, "whyreset: recording in the kernel on %s\n", oneLine(strings.Join(where, "; ")))
+	on := strings.Join(where, "; ")
+	if len(l.groups) > 0 {
+		on += ", of sockets of " + strings.Join(spotTitles(l.groups), ", ")
+	}
+	fmt.Fprintf(c.stderr, "whyreset: recording in the kernel on %s\n", oneLine(on))
 	stopped := w.run(ctx)
 	w.complainOf(facts.last(w.tracker))
 	return c.conclude(j, src, stopped)
