@@ -18,6 +18,12 @@ type ruling struct {
 	why        string // of CaptureIncomplete and Ambiguous: in a few words, for the summary
 }
 
+// leaveOpen takes back what x says: each of the candidates fits. why says in a few
+// words what is not known.
+func (x *ruling) leaveOpen(why string, candidates ...Verdict) {
+	x.verdict, x.confidence, x.why, x.candidates = Ambiguous, NoConfidence, why, candidates
+}
+
 // A rule looks at the facts and rules, or returns nil because it does not apply.
 type rule struct {
 	name  string

@@ -160,8 +160,7 @@ func clientAbort(f *facts) *ruling {
 		// A client's socket that closes says so, and a RST that says so is not sent
 		// again when it is lost; but one that was reset in the server's name says
 		// nothing, and the server's end cannot see that RST.
-		x.candidates = []Verdict{x.verdict, InjectedReset}
-		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the client was gone, and no close of its was captured"
+		x.leaveOpen("the client was gone, and no close of its was captured", x.verdict, InjectedReset)
 		x.note(0, 0, "no close of the client's was seen: its TCP may also have been reset in the server's name; a capture at the client would tell")
 	}
 	if f.K.seen() && f.K.hasAck && f.K.ack > k.off && k.kind == FINClose {
@@ -284,8 +283,7 @@ func closeBeforeResponse(f *facts) *ruling {
 	x.noteHad(f)
 	x.note(f.K.frame, f.K.file, "and its sequence number %d is where the response was due: not a byte of one was sent", f.K.off)
 	if f.K.resent {
-		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the first copy of the close was not captured"
-		x.candidates = []Verdict{CloseBeforeResponse, IdleRaceLingering}
+		x.leaveOpen("the first copy of the close was not captured", CloseBeforeResponse, IdleRaceLingering)
 		x.note(f.K.frame, f.K.file, "but this is not its first copy, and the first may have acknowledged less")
 		return x
 	}
@@ -302,13 +300,12 @@ func closeBeforeResponse(f *facts) *ruling {
 	default:
 		// Some servers have read the request by the time their timer fires, and
 		// drop it (aiohttp).
-		x.verdict, x.confidence, x.timer = Ambiguous, NoConfidence, at == dueUnknown
-		x.candidates = []Verdict{CloseBeforeResponse, IdleRaceLingering}
+		x.timer = at == dueUnknown
 		if at == dueNow {
-			x.why = "closed when the idle timer was due"
+			x.leaveOpen("closed when the idle timer was due", CloseBeforeResponse, IdleRaceLingering)
 			x.noteTimer(f, "which fits the server's idle timer")
 		} else {
-			x.why = "closed at once, idle timer not known"
+			x.leaveOpen("closed at once, idle timer not known", CloseBeforeResponse, IdleRaceLingering)
 			x.noteTimer(f, "and this server's idle timer is not known well enough to compare")
 		}
 	}
@@ -364,9 +361,8 @@ func abortBeforeResponse(f *facts) *ruling {
 		x.confidence = Weak
 		x.noteTimer(f, "long before the server's idle timer was due")
 	default:
-		x.verdict, x.confidence, x.timer = Ambiguous, NoConfidence, at == dueUnknown
-		x.candidates = []Verdict{IdleRaceUnread, AbortBeforeResponse}
-		x.why = "bare reset, idle timer not known"
+		x.timer = at == dueUnknown
+		x.leaveOpen("bare reset, idle timer not known", IdleRaceUnread, AbortBeforeResponse)
 		if at == dueNow {
 			x.why = "bare reset, round trip not known"
 			x.noteTimer(f, "which fits the server's idle timer, but how long the server had the request is not known")

@@ -164,8 +164,8 @@ func resetAfterAccept(f *facts) *ruling {
 		x.confidence = Strong
 		x.note(0, 0, "other connections were accepted afterwards: the listener was still there")
 	case f.server.departed != 0 && f.server.departed.Sub(rst.time).Abs() < freshLimit:
-		x.verdict, x.confidence, x.modifiers = Ambiguous, NoConfidence, nil
-		x.candidates, x.why = []Verdict{AcceptQueueOverflow, BacklogDropped}, "refused after the handshake"
+		x.modifiers = nil
+		x.leaveOpen("refused after the handshake", AcceptQueueOverflow, BacklogDropped)
 		x.note(0, 0, "the server closed another connection within a second of it: its listener may have gone")
 	}
 	return x

@@ -103,13 +103,11 @@ func notSent(f *facts) *ruling {
 			x.note(r.frame, r.file, "it answers the request's ack %d (frame %d), as a rule that rejects does, on that host or before it", r.off, f.q.frame)
 		}
 		if f.unsent[i] == sentOthers {
-			x.candidates = []Verdict{x.verdict}
-			if p == Server {
-				x.candidates = append(x.candidates, AbortBeforeResponse)
-			} else {
-				x.candidates = append(x.candidates, ClientAbortBeforeResponse)
+			its := AbortBeforeResponse
+			if p == Client {
+				its = ClientAbortBeforeResponse
 			}
-			x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "a reset that the kernel of its end did not tell of"
+			x.leaveOpen("a reset that the kernel of its end did not tell of", x.verdict, its)
 			x.note(0, 0, "it sent others on this connection, at other times")
 		}
 		return x
@@ -349,8 +347,8 @@ func (f *facts) overflowSaid(x *ruling) bool {
 			x.verdict, x.confidence, x.modifiers = BacklogDropped, Proven, nil
 			x.note(0, 0, "and its kernel says that nothing listened on the port any more")
 		case noConnection:
-			x.verdict, x.confidence, x.modifiers = Ambiguous, NoConfidence, nil
-			x.candidates, x.why = []Verdict{BacklogDropped, AcceptQueueOverflow}, "refused after the handshake"
+			x.modifiers = nil
+			x.leaveOpen("refused after the handshake", BacklogDropped, AcceptQueueOverflow)
 			x.note(0, 0, "but its kernel says that a listener knew nothing of the connection: another one may have taken the place of the first")
 		default:
 			return false

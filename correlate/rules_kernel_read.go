@@ -49,8 +49,7 @@ func endUnseen(f *facts) *ruling {
 		read = "part of the request"
 	}
 	if e == &k.closed {
-		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the server read it, and how it closed was not captured"
-		x.candidates = []Verdict{CloseBeforeResponse, PeerDead}
+		x.leaveOpen("the server read it, and how it closed was not captured", CloseBeforeResponse, PeerDead)
 		how = "closed, of which nothing was captured, as where what it sends does not come through; a response may be among that"
 	}
 	x.note(f.q.frame, f.q.file, "the server's program had read %s (frame %d), says its kernel, and then %s", read, f.q.frame, how)

@@ -120,8 +120,7 @@ func injectedReset(f *facts) *ruling {
 			x.verdict = FirewallReject
 			x.note(0, 0, "there were %d of the form that answers a segment, and nobody who forges resets waits for segments", r.answers)
 		default: // certain that it was not that end's socket, and no more
-			x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "a reset that the end in whose name it came did not send"
-			x.candidates = []Verdict{InjectedReset, FirewallReject}
+			x.leaveOpen("a reset that the end in whose name it came did not send", InjectedReset, FirewallReject)
 		}
 		return x
 	}
@@ -238,9 +237,9 @@ func (f *facts) doubt(x *ruling) {
 		return
 	}
 	x.note(0, 0, "that alone does not tell, but something on the path may have sent the reset")
+	fits := x.candidates
 	if x.verdict != Ambiguous {
-		x.candidates = []Verdict{x.verdict}
+		fits = []Verdict{x.verdict}
 	}
-	x.candidates = append(x.candidates, InjectedReset)
-	x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "one sign of a reset that its end did not send"
+	x.leaveOpen("one sign of a reset that its end did not send", append(fits, InjectedReset)...)
 }

@@ -28,8 +28,7 @@ func lateReuse(f *facts) *ruling {
 			x.note(0, 0, "so little time that the program may not have seen it: the idle timeouts at both ends meet here, as in an idle race")
 		}
 		if f.q.resent {
-			x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the request's first copy was not captured"
-			x.candidates = []Verdict{IdleRace, LateReuse, IdleBlackhole}
+			x.leaveOpen("the request's first copy was not captured", IdleRace, LateReuse, IdleBlackhole)
 			x.note(f.q.frame, f.q.file, "but this is not the first copy of the request, and the first may have crossed the FIN")
 		}
 	case f.unasked.began && f.q.ack > f.unasked.start && (f.unasked.close || f.unasked.status == 408) &&
@@ -215,14 +214,12 @@ func idleRaceRST(f *facts) *ruling {
 func (f *facts) limitInstead(x *ruling) {
 	idle, ok := f.idleBefore(&f.K)
 	if !ok && f.missing&missingBytes != 0 || f.K.off > f.serverEnd {
-		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "the response before the close was not captured"
-		x.candidates = []Verdict{IdleRace, KeepaliveLimitRace, LateReuse}
+		x.leaveOpen("the response before the close was not captured", IdleRace, KeepaliveLimitRace, LateReuse)
 		return
 	}
 	if f.startBare && f.serverEnd <= 1 && f.q.number == 1 && f.K.time.Sub(f.conn.Start) < freshLimit {
 		// All that was seen before may be the end of a handshake.
-		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "whether the connection had been in use is not known"
-		x.candidates = []Verdict{IdleRace, ClosedOnAccept}
+		x.leaveOpen("whether the connection had been in use is not known", IdleRace, ClosedOnAccept)
 		return
 	}
 	if !ok || f.respTime == 0 || f.announced {
@@ -237,8 +234,7 @@ func (f *facts) limitInstead(x *ruling) {
 	case x.limited(f):
 		x.verdict = KeepaliveLimitRace
 	case f.missing&(missingStart|missingBytes) != 0:
-		x.verdict, x.confidence, x.why = Ambiguous, NoConfidence, "closed right after a response, and how many there were is not known"
-		x.candidates = []Verdict{KeepaliveLimitRace, IdleRace}
+		x.leaveOpen("closed right after a response, and how many there were is not known", KeepaliveLimitRace, IdleRace)
 	}
 }
 

@@ -121,28 +121,8 @@ func (f *facts) hide(x *ruling) {
 	if f.tls == nil || x.verdict == StillOpen {
 		return
 	}
-	if x.verdict == ClientAbortMidResponse && (f.q.number == 1 && f.tls.doubtful || f.q.number == 2 && f.tls.twins) && f.Kc.ack <= f.q.resp.start+int64(recordHeader+f.tls.firstLen) {
-		x.verdict, x.confidence, x.retry, x.why = Ambiguous, NoConfidence, RetryAmbiguous, "a short response looks like a session ticket"
-		x.candidates = []Verdict{ClientAbortBeforeResponse, ClientAbortMidResponse}
-		x.note(f.q.resp.frame, f.q.resp.file, "all that the server sent (frame %d) after the handshake may be a session ticket", f.q.resp.frame)
-	}
-	if f.tls.merged && f.q.number == 1 && x.lost && x.confidence != NoConfidence {
-		x.candidates = []Verdict{x.verdict, CleanClose}
-		x.verdict, x.confidence, x.retry, x.lost, x.why = Ambiguous, NoConfidence, NothingToRetry, false, "a short response looks like a session ticket"
-		x.note(f.q.frame, f.q.file, "what the server sent inside the request (frame %d) may be a session ticket, or the response to the first part, which would be a request of its own", f.q.frame)
-	}
-	// A server may announce its close and leave its socket open.
-	if k := &f.tls.half[1-f.client].notify; k.seen() && !f.K.notify && !f.q.resp.began && x.lost && x.confidence != NoConfidence {
-		switch x.verdict {
-		case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, RequestTimeout, ServerNeverAnswered:
-			x.candidates = []Verdict{x.verdict, IdleRace}
-			if f.q.ack > k.off {
-				x.candidates[1] = LateReuse
-			}
-			x.verdict, x.confidence, x.retry, x.why = Ambiguous, NoConfidence, RetryAmbiguous, "the server's last record may be a close_notify"
-			x.note(k.frame, k.file, "the last that the server had sent (frame %d) is as long as a close_notify: it may have been that, or two bytes of a response", k.frame)
-		}
-	}
+	f.hideTicket(x)
+	f.hideNotify(x)
 	switch x.verdict {
 	case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, ClientAbortMidResponse, RequestTimeout, ServerNeverAnswered:
 		x.confidence = min(x.confidence, Strong)
@@ -157,6 +137,42 @@ func (f *facts) hide(x *ruling) {
 	if f.K.seen() && f.first == Server && f.respTime != 0 && f.K.time.Sub(f.respTime) < minTimer {
 		x.confidence = Weak
 		x.note(0, 0, "right behind the last response; whether that was complete is encrypted")
+	}
+}
+
+// hideTicket leaves open what would be otherwise if a short response were a session
+// ticket.
+func (f *facts) hideTicket(x *ruling) {
+	const why = "a short response looks like a session ticket"
+	q := &f.q
+	if x.verdict == ClientAbortMidResponse && (q.number == 1 && f.tls.doubtful || q.number == 2 && f.tls.twins) && f.Kc.ack <= q.resp.start+int64(recordHeader+f.tls.firstLen) {
+		x.retry = RetryAmbiguous
+		x.leaveOpen(why, ClientAbortBeforeResponse, ClientAbortMidResponse)
+		x.note(q.resp.frame, q.resp.file, "all that the server sent (frame %d) after the handshake may be a session ticket", q.resp.frame)
+	}
+	if f.tls.merged && q.number == 1 && x.lost && x.confidence != NoConfidence {
+		x.retry, x.lost = NothingToRetry, false
+		x.leaveOpen(why, x.verdict, CleanClose)
+		x.note(q.frame, q.file, "what the server sent inside the request (frame %d) may be a session ticket, or the response to the first part, which would be a request of its own", q.frame)
+	}
+}
+
+// hideNotify leaves open what would be otherwise if the server's last record were a
+// close_notify: it may announce its close and leave its socket open.
+func (f *facts) hideNotify(x *ruling) {
+	k := &f.tls.half[1-f.client].notify
+	if !k.seen() || f.K.notify || f.q.resp.began || !x.lost || x.confidence == NoConfidence {
+		return
+	}
+	switch x.verdict {
+	case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, RequestTimeout, ServerNeverAnswered:
+		closed := IdleRace
+		if f.q.ack > k.off {
+			closed = LateReuse
+		}
+		x.retry = RetryAmbiguous
+		x.leaveOpen("the server's last record may be a close_notify", x.verdict, closed)
+		x.note(k.frame, k.file, "the last that the server had sent (frame %d) is as long as a close_notify: it may have been that, or two bytes of a response", k.frame)
 	}
 }
 
@@ -213,8 +229,7 @@ func handshakeFailed(f *facts) *ruling {
 	case f.clientEnd <= 1:
 		return nil
 	case f.serverEnd <= 1 && r.by != Client && f.server.speaks&speaksTLS == 0:
-		r.verdict, r.confidence, r.why = Ambiguous, NoConfidence, "closed at the ClientHello"
-		r.candidates = []Verdict{ProtocolMismatch, TLSHandshakeFailed}
+		r.leaveOpen("closed at the ClientHello", ProtocolMismatch, TLSHandshakeFailed)
 		r.note(k.frame, k.file, "the server's %s (frame %d) was all that answered the ClientHello: it may not speak TLS on this port, or it turned this client down", k.name(), k.frame)
 	case f.serverEnd <= 1 && r.by == Client:
 		r.note(k.frame, k.file, "the client's %s (frame %d) came %s after the handshake of TCP, and the server had not answered its ClientHello", k.name(), k.frame, short(k.time.Sub(max(f.openTime, f.conn.Start))))
