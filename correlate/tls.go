@@ -40,7 +40,7 @@ type tlsConn struct {
 	established   bool         // the handshake is over
 	at            capture.Time // when it was
 	http2         bool         // the messages are those of HTTP/2
-	broken        int          // number of the request that began behind lost records; 0 if none
+	broken        int          // number of the request whose beginning is not certain, as behind lost records; 0 if none
 	other         bool         // its port is one of other protocols
 	foreign       bool         // the data does not alternate as HTTP/1 does
 	refused       closing      // an alert that ended the handshake; its kind is NoClose if there was none
@@ -57,7 +57,7 @@ type tlsConn struct {
 	hurried       int          // requests that came at once behind a response, and were answered
 	run, tail     int          // how many records the client's latest request has, and how long the last one is; 0 if that is not known
 	likeRest      int          // number of the request that goes on in records as long as those of the one before; 0 if none
-	scrap         scrap        // what the client sent last, if that is too short for a request
+	scrap         scrap        // what the client sent since the last response, if that is too short for a request
 	answer        int          // how long the latest response may be
 	replies       int          // the server's records of application data
 	ticketLen     int          // of the records of session tickets that came before any request, or in a row; 0 if none did
@@ -79,6 +79,7 @@ type tlsHalf struct {
 	at      stamp
 	off     int64
 	length  int
+	pad     int     // how much longer its records are than they need be, see finished
 	message []byte  // of a handshake, as far as it has come
 	notify  closing // its close_notify, if that is the last that it sent
 }
@@ -285,13 +286,31 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 // its sender goes on.
 func (c *conn) noNotify(d int) {
 	k, n := &c.tls.half[d].notify, len(c.queue)
-	if d == int(c.client) || !k.seen() || n == 0 || !c.queue[n-1].resp.began {
+	if d == int(c.client) || !k.seen() || n == 0 || !c.queue[n-1].resp.began || c.tls.half[d].canceled() {
 		return
 	}
+	c.tls.goesOn(k.ack)
 	r := &c.queue[n-1].resp
 	r.end, r.lastTime = c.tls.half[d].off, k.time
 	if r.complete {
 		c.respTime, c.respEnd = k.time, r.end
+	}
+}
+
+// canceled takes in the close_notify behind a user_canceled: its sender had decided to
+// close by the first, and the other end knows of it with the second.
+func (c *conn) canceled(th *tlsHalf) {
+	th.notify.off = th.off
+	if th == &c.tls.half[c.client] || len(c.queue) == 0 {
+		return
+	}
+	if r := c.queue[len(c.queue)-1]; r.resp.began {
+		r.resp.end = th.off
+	} else {
+		r.base = th.off
+	}
+	if c.respEnd > 0 {
+		c.respEnd = th.off
 	}
 }
 
@@ -308,7 +327,7 @@ func (c *conn) dataRole(client bool, th *tlsHalf) recordRole {
 		case x.choice.version == 0:
 			x.foreign = true // early data (RFC 8446, section 2.3)
 			return roleNone
-		case th.length == x.alertRecord():
+		case th.length-th.pad == x.alertRecord():
 			p := Server
 			if client {
 				p = Client
@@ -316,11 +335,12 @@ func (c *conn) dataRole(client bool, th *tlsHalf) recordRole {
 			x.refuse(p, 0, th)
 			return roleNone
 		case client:
-			x.early++
-			switch {
-			case th.length == x.finishedRecord():
+			if x.early++; x.early == 1 {
+				x.finished(&x.half[1-c.client]) // that was the server's last
+			}
+			if x.finished(th) {
 				x.established, x.at = true, th.at.time
-			default:
+			} else {
 				x.certificate = true
 			}
 			return roleNone
@@ -332,7 +352,7 @@ func (c *conn) dataRole(client bool, th *tlsHalf) recordRole {
 		}
 	}
 	if x.choice.version == version13 || x.choice.version == 0 {
-		if th.length == x.alertRecord() {
+		if th.length-th.pad == x.alertRecord() {
 			return roleClosing
 		}
 	}
@@ -381,6 +401,10 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 		}
 		th.drop(t)
 	case roleClosing:
+		if th.canceled() {
+			c.canceled(th)
+			break
+		}
 		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack, heard: c.half[1-d].lastData,
 			time: th.at.time, frame: th.at.frame, file: th.at.file}
 	case roleData:
@@ -423,7 +447,7 @@ func (c *conn) dataEnds(t *Tracker, d int, pc *piece) *request {
 func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 	x := c.tls
 	th.records++
-	if x.hello.offers2 && x.choice.version == version13 && th.length == settingsAck && th.records <= 5 {
+	if x.hello.offers2 && x.choice.version == version13 && th.length-th.pad == settingsAck && th.records <= 5 {
 		c.isHTTP2()
 	}
 	if x.http2 {
@@ -449,10 +473,10 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 		c.pop(t)
 	}
 	off, at := th.off, th.at
-	if x.scrap.n > 0 {
-		off, at = x.scrap.off, x.scrap.at
-		x.scrap = scrap{}
+	if s := &x.scrap; s.seen && s.at.frame == th.at.frame {
+		off, at = s.off, s.at
 	}
+	x.scrap = scrap{}
 	c.beginRequest(t, off, &at)
 	r := c.queue[len(c.queue)-1]
 	r.framed, r.headEnded, r.base = true, true, x.base
@@ -460,7 +484,7 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 		x.likeRest = r.number
 	}
 	x.run, x.tail = 1, th.length
-	if th.torn {
+	if th.torn || x.choice.version == 0 && x.plain(th.length-jssePad) < minHead { // it may be padded
 		x.broken = r.number
 	}
 	if x.whole {
@@ -505,9 +529,7 @@ func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
 	if !th.at.hasAck || th.at.ack <= r.start {
 		return false
 	}
-	if x.scrap.n > 0 && th.at.ack > x.scrap.off {
-		x.foreign = true // it goes on although no request came
-	}
+	x.goesOn(th.at.ack)
 	x.half[c.client].torn = false
 	if !r.resp.began {
 		if r.hasIdle && r.number > 1 && r.idle-max(0, c.openTime.Sub(c.synAckTime)) < moment {
@@ -516,7 +538,7 @@ func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
 		x.answer = 0
 		r.resp = response{began: true, framed: true, start: th.off, end: th.off, ack: th.at.ack, hasAck: true, time: th.at.time, lastTime: th.at.time, frame: th.at.frame, file: th.at.file}
 	}
-	x.answer += x.plain(th.length)
+	x.answer += x.plain(th.length - th.pad)
 	if th.torn {
 		x.answer += minHead // what was lost may be of it
 	}

@@ -25,6 +25,27 @@ func (x *tlsConn) finishedRecord() int {
 	return n
 }
 
+// jssePad is how many zeros Java's JSSE puts into each encrypted record of TLS 1.3
+// (RFC 8446, section 5.4; zeros in sun.security.ssl.OutputRecord).
+const jssePad = 16
+
+// finished reports whether the record that th is at is as long as a Finished, padded or
+// not, and notes which.
+func (x *tlsConn) finished(th *tlsHalf) bool {
+	pad := th.length - x.finishedRecord()
+	if pad != 0 && pad != jssePad {
+		return false
+	}
+	th.pad = pad
+	return true
+}
+
+// canceled reports whether a close_notify is at hand that belongs to the record before:
+// JSSE says user_canceled at once before it (RFC 8446, section 6.1).
+func (th *tlsHalf) canceled() bool {
+	return th.pad == jssePad && th.notify.seen() && th.at.time.Sub(th.notify.time) <= moment
+}
+
 // minHead is the length of the shortest head of a message: "HTTP/1.1 200" and two
 // ends of lines, as some servers leave out the space behind it. The shortest request
 // is a little longer.
@@ -52,24 +73,30 @@ func (x *tlsConn) plain(n int) int {
 // tooShort reports whether what the server sent last is too short for a response.
 func (x *tlsConn) tooShort() bool { return x.answer > 0 && x.answer < minHead }
 
-// A scrap is a run of records that is too short for a request: an empty line behind
-// the last one (RFC 9112, section 2.2), the rest of its content, the frames of
-// another protocol, or the beginning of a request.
+// A scrap is a record of the client's behind a response that is too short for a
+// request: the rest of the last one's content, an empty line behind it (RFC 9112,
+// section 2.2), a frame of another protocol, or the one byte that clients of TLS 1.0
+// send by itself, with the rest in the same segment.
 type scrap struct {
-	n   int // records
-	len int // how long they may be together
-	off int64
-	at  stamp
+	seen bool
+	off  int64
+	at   stamp
 }
 
-// makesRequest reports whether the client's record that begins behind a response is,
-// with those that it sent since, long enough for a request.
+// goesOn takes in that the server sends data, and had what the client sent up to ack:
+// if that was no request, they do not speak HTTP/1.
+func (x *tlsConn) goesOn(ack int64) {
+	x.foreign = x.foreign || x.scrap.seen && ack > x.scrap.off
+}
+
+// makesRequest reports whether the client's record that begins behind a response is
+// long enough for a request, and notes it if not.
 func (x *tlsConn) makesRequest(th *tlsHalf) bool {
-	s := &x.scrap
-	if s.n == 0 {
-		*s = scrap{off: th.off, at: th.at}
+	if x.plain(th.length-th.pad) >= minHead || th.torn {
+		return true
 	}
-	s.n++
-	s.len += x.plain(th.length)
-	return s.len >= minHead || th.torn
+	if s := &x.scrap; !s.seen || s.at.frame != th.at.frame {
+		*s = scrap{true, th.off, th.at}
+	}
+	return false
 }
