@@ -451,7 +451,7 @@ func (f *facts) atTimer() due {
 	}
 	arrived := closed - f.K.time.Sub(f.q.time) + f.serverRTT
 	if tm.Closes > 0 {
-		early, low := tm.early(), (tm.Timeout-tm.Spread)*9/10
+		early, low := tm.early(), f.server.notBefore(tm)
 		switch {
 		case closed < low, arrived < low && f.serverRTT > 0:
 			return dueLater

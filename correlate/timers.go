@@ -10,8 +10,9 @@ import (
 
 // A server is what was learned of one server endpoint and of those who use it.
 type server struct {
-	closes     learner // from the last response byte to the server's close of the idle connection
-	clients    learner // the same for the client's close
+	closes     learner       // from the last response byte to the server's close of the idle connection
+	soonest    time.Duration // the least of all of those, also of restarts and of many at once; 0 if there was none
+	clients    learner       // the same for the client's close
 	stated     time.Duration
 	maxReuse   time.Duration
 	gaps       []time.Duration // idle times before a reuse, as the client saw them: the latest, at most maxSamples
@@ -213,6 +214,17 @@ func (l *learner) timer() *Timer {
 	return &Timer{Timeout: m, Spread: max(m-c[0], c[len(c)-1]-m), Closes: len(c)}
 }
 
+// notBefore returns the time before which the server closes no idle connection. Where it
+// looks at them once in a while, the closes that were learned need not show the least by
+// as much as they differ, and those that it makes at once, as restarts do, tell as well.
+func (s *server) notBefore(tm *Timer) time.Duration {
+	low := tm.Timeout - tm.Spread
+	if !tm.sharp() {
+		low = min(low-2*tm.Spread, s.soonest)
+	}
+	return low * 9 / 10
+}
+
 // cluster returns the longest run of the sorted d that is no wider than width of
 // its least.
 func cluster(d []time.Duration, width func(time.Duration) time.Duration) []time.Duration {
@@ -227,6 +239,9 @@ func cluster(d []time.Duration, width func(time.Duration) time.Duration) []time.
 	}
 	return d[from : from+best]
 }
+
+// sharp reports whether the closes agree as those of a timer for each connection do.
+func (t *Timer) sharp() bool { return t.Spread <= max(2*time.Millisecond, t.Timeout/100) }
 
 // early and late are how far from the timeout a close may be and still be the
 // timer's. A timer fires late when its server is busy and never early, so there is
@@ -244,7 +259,7 @@ func (s *server) learned() *Timer {
 	if tm == nil {
 		return nil
 	}
-	sharp := tm.Spread <= max(2*time.Millisecond, tm.Timeout/100)
+	sharp := tm.sharp()
 	usual := s.usualGap()
 	switch {
 	case tm.Closes == 2 && !(sharp && tm.Timeout > 2*usual):
@@ -319,8 +334,13 @@ func (t *Tracker) learn(f *facts) {
 		return
 	}
 	switch {
-	case f.closedIdle(Server) && s.restartAt(f.K.time, f.conn.Start) != nil:
 	case f.closedIdle(Server):
+		if d := f.K.time.Sub(f.respTime); d >= minTimer && (s.soonest == 0 || d < s.soonest) {
+			s.soonest = d
+		}
+		if s.restartAt(f.K.time, f.conn.Start) != nil {
+			break
+		}
 		s.lingers = s.lingers || f.hasRequest && f.K.kind == FINClose && f.serverAck > f.q.start
 		s.closes.add(f.K.time.Sub(f.respTime), f.K.time)
 		t.reconsider(s)
