@@ -58,6 +58,7 @@ type tlsConn struct {
 	run, tail     int          // how many records the client's latest request has, and how long the last one is; 0 if that is not known
 	likeRest      int          // number of the request that goes on in records as long as those of the one before; 0 if none
 	scrap         scrap        // what the client sent since the last response, if that is too short for a request
+	second        second       // where another request may have begun behind an early answer
 	answer        int          // how long the latest response may be
 	replies       int          // the server's records of application data
 	ticketLen     int          // of the records of session tickets that came before any request, or in a row; 0 if none did
@@ -440,115 +441,6 @@ func (c *conn) dataEnds(t *Tracker, d int, pc *piece) *request {
 	r.resp.complete = true
 	c.respTime, c.respEnd = pc.at.time, pc.off
 	return r
-}
-
-// recordOfRequest takes the client's record that begins for a part of the request
-// that is under way, or for a new one. It returns false if it is none.
-func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
-	x := c.tls
-	th.records++
-	if x.hello.offers2 && x.choice.version == version13 && th.length-th.pad == settingsAck && th.records <= 5 {
-		c.isHTTP2()
-	}
-	if x.http2 {
-		return false
-	}
-	if n := len(c.queue); n > 0 {
-		r := c.queue[n-1]
-		switch {
-		case !r.resp.began,
-			th.at.hasAck && th.at.ack <= r.resp.start, // the client sends on, and knows of no response yet
-			// The server answered early, or sent a ticket.
-			(r.resp.hasAck && r.resp.ack < r.end || r.number == 1 && x.maybeTicket) && th.at.time.Sub(r.lastTime) < uploadPause:
-			x.merged = x.merged || r.number == 1 && r.resp.began && x.maybeTicket
-			x.run, x.tail = x.run+1, th.length
-			return true
-		case th.at.hasAck && th.at.ack < r.resp.end && r.resp.complete:
-			x.foreign = true // HTTP/1 clients read a response to its end
-		}
-		if !x.makesRequest(th) {
-			return false
-		}
-		x.foreign = x.foreign || x.tooShort()
-		c.pop(t)
-	}
-	off, at := th.off, th.at
-	if s := &x.scrap; s.seen && s.at.frame == th.at.frame {
-		off, at = s.off, s.at
-	}
-	x.scrap = scrap{}
-	c.beginRequest(t, off, &at)
-	r := c.queue[len(c.queue)-1]
-	r.framed, r.headEnded, r.base = true, true, x.base
-	if (x.run > 1 || !x.whole || x.likeRest == r.number-1) && (th.length == x.tail || x.tail == 0) && th.length > headRecord {
-		x.likeRest = r.number
-	}
-	x.run, x.tail = 1, th.length
-	if th.torn || x.choice.version == 0 && x.plain(th.length-jssePad) < minHead { // it may be padded
-		x.broken = r.number
-	}
-	if x.whole {
-		t.serverOf(c).speaks |= speaksTLS
-	}
-	switch {
-	case r.hasIdle:
-	case c.requests == 1 && x.at != 0:
-		r.idle, r.hasIdle = max(0, th.at.time.Sub(x.at)), true
-	case c.requests > 1 && c.respTime != 0 && c.missing&missingBytes == 0: // a close_notify is no response
-		r.idle, r.hasIdle = max(0, th.at.time.Sub(c.respTime)), true
-	}
-	return true
-}
-
-// uploadPause is longer than a client pauses inside an upload for want of window.
-const uploadPause = 200 * time.Millisecond
-
-// headRecord is longer than nearly all records with the head of a request alone.
-const headRecord = 1024
-
-// settingsAck is the length of a record with nothing in it but a SETTINGS frame
-// that acknowledges: the first that an HTTP/2 client sends once it has the
-// server's (RFC 9113, section 6.5.3).
-const settingsAck = 9 + 1 + 16
-
-// recordOfResponse takes the server's record that begins for a part of the
-// response to the request that is outstanding. It returns false if it is none.
-func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
-	x := c.tls
-	th.records++
-	if x.http2 {
-		return false
-	}
-	if len(c.queue) == 0 {
-		if x.whole && x.choice.version != version13 && c.requests == 0 {
-			x.foreign = true // HTTP servers do not speak first
-		}
-		return false
-	}
-	r := c.queue[len(c.queue)-1]
-	if !th.at.hasAck || th.at.ack <= r.start {
-		return false
-	}
-	x.goesOn(th.at.ack)
-	x.half[c.client].torn = false
-	if !r.resp.began {
-		if r.hasIdle && r.number > 1 && r.idle-max(0, c.openTime.Sub(c.synAckTime)) < moment {
-			x.hurried++
-		}
-		x.answer = 0
-		r.resp = response{began: true, framed: true, start: th.off, end: th.off, ack: th.at.ack, hasAck: true, time: th.at.time, lastTime: th.at.time, frame: th.at.frame, file: th.at.file}
-	}
-	x.answer += x.plain(th.length - th.pad)
-	if th.torn {
-		x.answer += minHead // what was lost may be of it
-	}
-	if r.resp.complete && th.at.time.Sub(r.resp.lastTime) > time.Second {
-		x.pushes++
-	}
-	if th.at.ack >= r.end {
-		r.resp.ack = max(r.resp.ack, r.end) // it has all of the request now
-	}
-	return true
 }
 
 // isHTTP2 gives up the requests of a connection that turns out to carry HTTP/2.
