@@ -11,7 +11,8 @@ import (
 // The words of the flow language for TLS. Each appends one record to the payload
 // of its segment; several may stand on a line.
 //
-//	CLIENT-HELLO=NAME[,PROTOCOL...]        names a server, offers protocols (ALPN)
+//	CLIENT-HELLO=NAME[,PROTOCOL...][,once] names a server, offers protocols (ALPN);
+//	                                       once: it has no use for session tickets
 //	SERVER-HELLO=1.2|1.3[,PROTOCOL][,resumed]
 //	ALERT=n       a fatal alert in clear, by its number
 //	RECORD=t:n    a record of type t with n bytes of ciphertext
@@ -65,8 +66,17 @@ func clientHello(v string) ([]byte, error) {
 					b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(name)) })
 				})
 			})
+			offered := strings.Split(offers, ",")
+			if once := len(offered) - 1; offered[once] == "once" {
+				offered = offered[:once]
+			} else {
+				b.AddUint16(45) // psk_key_exchange_modes
+				b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) {
+					b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddUint8(1) })
+				})
+			}
 			if offers != "" {
-				addALPN(b, strings.Split(offers, ",")...)
+				addALPN(b, offered...)
 			}
 		})
 	})

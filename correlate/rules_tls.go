@@ -74,7 +74,10 @@ func hiddenEnd(f *facts) *ruling {
 // ticketOnly reports whether the server may have sent nothing but a session ticket
 // since the handshake.
 func (f *facts) ticketOnly() bool {
-	return f.q.number == 1 && (f.tls.maybeTicket || f.tls.perhapsTicket && f.first != Client) || f.q.number == 2 && f.tls.twins && f.tls.replies == 2
+	x := f.tls
+	// Clients that are done close at once, and those that have nothing yet wait.
+	waited := f.first != Client || !x.choice.resumed && f.Kc.time.Sub(f.q.resp.lastTime) >= minTimer
+	return f.q.number == 1 && (x.maybeTicket || x.perhapsTicket && waited) || f.q.number == 2 && x.twins && x.replies == 2
 }
 
 // hidesEnd reports whether the connection was ended right behind bytes of the

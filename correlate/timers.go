@@ -27,6 +27,7 @@ type server struct {
 	agents     [serverAgents]agentCount
 	considered int           // how many closes there were when held verdicts were last looked at
 	ticket     int           // length of the records in which it sends session tickets (TLS 1.3); 0 if not known
+	pads       bool          // it makes records of TLS 1.3 longer than they need be, as JSSE does
 	notifies   bool          // it sends close_notify before it closes
 	speaks     speaks        // in which protocols it was seen to answer
 	lingers    bool          // it was seen to acknowledge requests after its own FIN

@@ -50,6 +50,7 @@ type tlsConn struct {
 	base          int64        // behind the server's last record that is part of no response
 	early         int          // the client's encrypted records in the handshake
 	pushes        int          // how often the server spoke up without having been asked
+	flight        [3]int       // lengths of the server's last records before the client's Finished
 	firstLen      int          // of the server's first record of application data
 	firstTime     capture.Time // when it came
 	merged        bool         // the first request went on behind what may be a session ticket, or be its response
@@ -64,25 +65,26 @@ type tlsConn struct {
 	ticketLen     int          // of the records of session tickets that came before any request, or in a row; 0 if none did
 	doubtful      bool         // the first of them may be a session ticket
 	maybeTicket   bool         // the only one of them is as long as a session ticket of this server
-	perhapsTicket bool         // it may be one, since the session was resumed, and how long they are is not known
+	perhapsTicket bool         // it may be one, since how long they are is not known
 }
 
 // A tlsHalf is one direction of a TLS connection.
 type tlsHalf struct {
-	header  [recordHeader]byte
-	nheader uint8
-	role    recordRole
-	cipher  bool // its ChangeCipherSpec was seen
-	read    bool // its hello was read, or cannot be
-	torn    bool // records were lost since the other end last spoke
-	blind   bool // where its latest record ends is not known, see passRecords
-	records int  // of application data
-	at      stamp
-	off     int64
-	length  int
-	pad     int     // how much longer its records are than they need be, see finished
-	message []byte  // of a handshake, as far as it has come
-	notify  closing // its close_notify, if that is the last that it sent
+	header   [recordHeader]byte
+	nheader  uint8
+	role     recordRole
+	cipher   bool // its ChangeCipherSpec was seen
+	read     bool // its hello was read, or cannot be
+	torn     bool // records were lost since the other end last spoke
+	blind    bool // where its latest record ends is not known, see passRecords
+	records  int  // of application data
+	at       stamp
+	off      int64
+	length   int
+	pad      int // how much longer its records are than they need be, see finished
+	padKnown bool
+	message  []byte  // of a handshake, as far as it has come
+	notify   closing // its close_notify, if that is the last that it sent
 }
 
 // A recordRole says what a record is to the connection.
@@ -268,7 +270,7 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 		}
 		th.role = roleHello
 	case recordData:
-		th.role = c.dataRole(client, th)
+		th.role = c.dataRole(t, client, th)
 		if th.role == roleClosing {
 			c.noNotify(d)
 		}
@@ -283,11 +285,32 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 	}
 }
 
+// finishedServer takes in how the server's part of the handshake ended. Its records may
+// be padded, as others of its connections showed, and Go sends its session ticket right
+// behind its Finished.
+func (c *conn) finishedServer(t *Tracker) {
+	x, s := c.tls, t.serverOf(c)
+	th := &x.half[1-c.client]
+	for i, n := range x.flight {
+		if !x.finished(th, n) {
+			continue
+		}
+		s.pads = th.pad > 0
+		if last := x.flight[0]; i > 0 && last >= minTicket {
+			s.ticket, x.ticketLen = last, last
+		}
+		return
+	}
+	if s.pads {
+		th.pad, th.padKnown = jssePad, true
+	}
+}
+
 // noNotify takes what was as long as a close_notify for a part of the response, since
 // its sender goes on.
 func (c *conn) noNotify(d int) {
 	k, n := &c.tls.half[d].notify, len(c.queue)
-	if d == int(c.client) || !k.seen() || n == 0 || !c.queue[n-1].resp.began || c.tls.half[d].canceled() {
+	if d == int(c.client) || !k.seen() || n == 0 || !c.queue[n-1].resp.began || c.tls.canceled(&c.tls.half[d]) {
 		return
 	}
 	c.tls.goesOn(k.ack)
@@ -300,14 +323,18 @@ func (c *conn) noNotify(d int) {
 
 // canceled takes in the close_notify behind a user_canceled: its sender had decided to
 // close by the first, and the other end knows of it with the second.
-func (c *conn) canceled(th *tlsHalf) {
+func (c *conn) canceled(t *Tracker, th *tlsHalf) {
 	th.notify.off = th.off
-	if th == &c.tls.half[c.client] || len(c.queue) == 0 {
+	th.pad, th.padKnown = jssePad, true
+	if th == &c.tls.half[c.client] {
 		return
 	}
-	if r := c.queue[len(c.queue)-1]; r.resp.began {
-		r.resp.end = th.off
-	} else {
+	t.serverOf(c).pads = true
+	if len(c.queue) == 0 {
+		return
+	}
+	c.tls.base = th.off
+	if r := c.queue[len(c.queue)-1]; !r.resp.began {
 		r.base = th.off
 	}
 	if c.respEnd > 0 {
@@ -317,7 +344,7 @@ func (c *conn) canceled(th *tlsHalf) {
 
 // dataRole tells application data from the encrypted part of a handshake, which
 // TLS 1.3 sends in records of the same type, and from alerts.
-func (c *conn) dataRole(client bool, th *tlsHalf) recordRole {
+func (c *conn) dataRole(t *Tracker, client bool, th *tlsHalf) recordRole {
 	x := c.tls
 	if !x.established {
 		switch {
@@ -337,15 +364,19 @@ func (c *conn) dataRole(client bool, th *tlsHalf) recordRole {
 			return roleNone
 		case client:
 			if x.early++; x.early == 1 {
-				x.finished(&x.half[1-c.client]) // that was the server's last
+				c.finishedServer(t)
 			}
-			if x.finished(th) {
+			if x.finished(th, th.length) {
 				x.established, x.at = true, th.at.time
 			} else {
 				x.certificate = true
 			}
 			return roleNone
-		case x.early == 0 || !th.at.hasAck || !x.certificate:
+		case x.early == 0:
+			copy(x.flight[1:], x.flight[:])
+			x.flight[0] = th.length
+			return roleNone
+		case !th.at.hasAck || !x.certificate:
 			return roleNone
 		default:
 			// It answers what the client sent: that was all of its handshake.
@@ -353,7 +384,7 @@ func (c *conn) dataRole(client bool, th *tlsHalf) recordRole {
 		}
 	}
 	if x.choice.version == version13 || x.choice.version == 0 {
-		if th.length-th.pad == x.alertRecord() {
+		if x.alertLike(th) {
 			return roleClosing
 		}
 	}
@@ -402,8 +433,8 @@ func (c *conn) recordEnds(t *Tracker, d int, pc *piece) {
 		}
 		th.drop(t)
 	case roleClosing:
-		if th.canceled() {
-			c.canceled(th)
+		if x.canceled(th) {
+			c.canceled(t, th)
 			break
 		}
 		th.notify = closing{kind: FINClose, notify: true, hasAck: th.at.hasAck, resent: th.at.resent, off: th.off, ack: th.at.ack, heard: c.half[1-d].lastData,

@@ -19,6 +19,7 @@ type hello struct {
 	protocol   string // chosen by the server, where it says so in clear (not in TLS 1.3)
 	offers1    bool   // the client would speak HTTP/1.1
 	offers2    bool   // the client would speak HTTP/2
+	noTickets  bool   // the client has no use for session tickets (TLS 1.3)
 	resumed    bool   // the server took up an earlier session (TLS 1.3)
 	retry      bool   // a HelloRetryRequest: the real one follows
 }
@@ -32,6 +33,7 @@ const (
 	extensionALPN              = 16
 	extensionPreSharedKey      = 41
 	extensionSupportedVersions = 43
+	extensionExchangeModes     = 45 // psk_key_exchange_modes
 )
 
 // retryRandom is the random of a HelloRetryRequest (RFC 8446, section 4.1.3).
@@ -80,9 +82,12 @@ func (h *hello) readClient(s cryptobyte.String) {
 		!s.ReadUint8LengthPrefixed(&compression) || !s.ReadUint16LengthPrefixed(&extensions) {
 		return
 	}
+	h.noTickets = true // without that extension none are sent (RFC 8446, section 4.2.9)
 	eachExtension(extensions, func(kind uint16, data cryptobyte.String) {
 		var list, name cryptobyte.String
 		switch kind {
+		case extensionExchangeModes:
+			h.noTickets = false
 		case extensionServerName:
 			var form uint8
 			if data.ReadUint16LengthPrefixed(&list) && list.ReadUint8(&form) && form == 0 && list.ReadUint16LengthPrefixed(&name) {

@@ -29,21 +29,29 @@ func (x *tlsConn) finishedRecord() int {
 // (RFC 8446, section 5.4; zeros in sun.security.ssl.OutputRecord).
 const jssePad = 16
 
-// finished reports whether the record that th is at is as long as a Finished, padded or
-// not, and notes which.
-func (x *tlsConn) finished(th *tlsHalf) bool {
-	pad := th.length - x.finishedRecord()
+// finished reports whether a record of n bytes of th's is as long as a Finished, padded
+// or not, and notes which. Where that comes in one record with what goes before it,
+// that is not known.
+func (x *tlsConn) finished(th *tlsHalf, n int) bool {
+	pad := n - x.finishedRecord()
 	if pad != 0 && pad != jssePad {
 		return false
 	}
-	th.pad = pad
+	th.pad, th.padKnown = pad, true
 	return true
+}
+
+// alertLike reports whether the record at hand is as long as an alert, padded or not.
+func (x *tlsConn) alertLike(th *tlsHalf) bool {
+	n := th.length - x.alertRecord()
+	return n == th.pad || n == jssePad && !th.padKnown
 }
 
 // canceled reports whether a close_notify is at hand that belongs to the record before:
 // JSSE says user_canceled at once before it (RFC 8446, section 6.1).
-func (th *tlsHalf) canceled() bool {
-	return th.pad == jssePad && th.notify.seen() && th.at.time.Sub(th.notify.time) <= moment
+func (x *tlsConn) canceled(th *tlsHalf) bool {
+	return th.notify.seen() && th.at.time.Sub(th.notify.time) <= moment &&
+		th.length == x.alertRecord()+jssePad && th.off == th.notify.off+int64(recordHeader+th.length)
 }
 
 // minHead is the length of the shortest head of a message: "HTTP/1.1 200" and two

@@ -34,8 +34,10 @@ func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 	case x.ticketLen != 0:
 	case first:
 		x.firstLen, x.firstTime = th.length, th.at.time
-		x.maybeTicket = s.ticket == th.length || x.choice.resumed && s.ticket != 0 && max(s.ticket-th.length, th.length-s.ticket) <= ticketVaries
-		x.perhapsTicket = x.choice.resumed && s.ticket == 0
+		possible := th.length >= minTicket && th.length <= maxTicket && !x.hello.noTickets
+		x.maybeTicket = possible && (s.ticket != 0 && max(s.ticket-th.length, th.length-s.ticket) <= ticketVaries ||
+			!x.choice.resumed && th.pad == jssePad) // JSSE sends one, and its lengths vary more
+		x.perhapsTicket = possible && s.ticket == 0
 		x.doubtful = x.maybeTicket || x.perhapsTicket
 		return
 	case x.replies > 2 || th.length != x.firstLen || th.length < minTicket || th.length > maxTicket || r.resp.start != th.off-int64(th.length+recordHeader) ||
