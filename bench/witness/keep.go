@@ -159,12 +159,12 @@ func makeCerts(dir string) (certs, error) {
 	if err != nil {
 		return c, err
 	}
-	secret, err := x509.MarshalECPrivateKey(key)
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return c, err
 	}
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
 	// Servers that give up root read the key before they do.
 	return c, errors.Join(os.WriteFile(c.cert, certPEM, 0o644), os.WriteFile(c.key, keyPEM, 0o644),
 		os.WriteFile(c.both, append(certPEM, keyPEM...), 0o644))

@@ -81,6 +81,10 @@ func serverKinds() []serverKind {
 		{name: "uvicorn", limit: true, command: "/usr/bin/uvicorn", version: []string{"--version"}, idle: exactly, reload: syscall.SIGTERM, tls: true, start: startUvicorn},
 		{name: "aiohttp", command: "/usr/bin/python3", version: []string{"-c", "import aiohttp; print('aiohttp', aiohttp.__version__)"}, idle: exactly,
 			crashes: []string{"crash", "unreadclose"}, reload: syscall.SIGTERM, tls: true, start: startAiohttp},
+		{name: "java", command: "java", version: []string{"--version"},
+			// It counts in ticks, of 20 ms here.
+			early: true, idle: func(T time.Duration) (time.Duration, time.Duration) { return T, T + 60*time.Millisecond },
+			crashes: []string{"crash", "unreadclose"}, reload: syscall.SIGTERM, tls: true, start: startJava},
 	}
 }
 
@@ -168,6 +172,18 @@ func startAiohttp(l *lab, o options) (*proc, error) {
 		args = append(args, l.certs.cert, l.certs.key)
 	}
 	return l.run("app.log", "/usr/bin/python3", args...)
+}
+
+func startJava(l *lab, o options) (*proc, error) {
+	file, err := l.program("Server.java")
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"-Djava.net.preferIPv4Stack=true", "-XX:TieredStopAtLevel=1", file, l.addr, fmt.Sprint(port), fmt.Sprint(o.idle)}
+	if o.tls {
+		args = append(args, l.certs.cert, l.certs.key)
+	}
+	return l.run("app.log", "java", args...)
 }
 
 func startUvicorn(l *lab, o options) (*proc, error) {
