@@ -91,6 +91,7 @@ type requestFacts struct {
 	front      int64 // the first byte of the earliest of them
 	frontEnd   int64 // how far its response had come; 0 if there was none
 	frontLost  bool  // where that response ends is not known
+	frontClose bool  // that request asked for the connection's close
 }
 
 // A tally keeps a connection with several findings from being counted twice.
@@ -228,6 +229,7 @@ func (f *facts) about(q, prev, front *request) *facts {
 	if front != nil {
 		g.behind, g.front, g.frontEnd = true, front.start, front.resp.end
 		g.frontLost = front.resp.began && !front.resp.framed
+		g.frontClose = front.close
 	}
 	g.q.text = slices.Clone(q.text)
 	for i, r := range f.resets {
@@ -290,7 +292,8 @@ func (f *facts) firstUse() bool {
 // pipelined reports whether q was sent before the last response that the server
 // gave had been received, or behind a request that the server had when it closed.
 func (f *facts) pipelined() bool {
-	return f.hasPrev && f.q.ack < f.prev.end || f.behind && f.K.hasAck && f.K.ack > f.front && f.K.ack <= f.q.start
+	// Nothing is processed behind a request that asks for the close (RFC 9112, section 9.6).
+	return f.hasPrev && f.q.ack < f.prev.end || f.frontClose || f.behind && f.K.hasAck && f.K.ack > f.front && f.K.ack <= f.q.start
 }
 
 // responseBase is the offset at which the first byte of the response to q was due.

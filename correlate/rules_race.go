@@ -92,7 +92,9 @@ func pipelinedLost(f *facts) *ruling {
 		return incomplete(f, "which response belongs to which request is not known")
 	}
 	x := &ruling{verdict: PipelinedLost, confidence: Strong, retry: RetryLikelySafe, lost: true, by: Server, close: f.serverClose()}
-	if f.behind {
+	if f.frontClose {
+		x.note(f.q.frame, f.q.file, "the request (frame %d) was sent behind another one, which asked for the connection's close", f.q.frame)
+	} else if f.behind {
 		x.note(f.q.frame, f.q.file, "the request (frame %d) was sent behind another one, which the server had when it closed", f.q.frame)
 	} else {
 		x.note(f.q.frame, f.q.file, "the request (frame %d) was sent before the response ahead of it had been received, and that response was the server's last", f.q.frame)

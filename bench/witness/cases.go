@@ -350,7 +350,7 @@ func rawCase(k serverKind) func(r *run) error {
 		conns = append(conns, []op{whole})
 
 		// The second one while the first is being handled.
-		id1, first := get("", "slow200", bye)
+		id1, first := get("pipeline-first", "slow200", bye)
 		id2, second := r.text("pipeline-close", "raw", "", "POST", "Content-Length: 3\r\n", "abc")
 		conns = append(conns, []op{{Send: first, IDs: []string{id1}}, {Pause: 0.05, Send: second, IDs: []string{id2}, Read: 3, Finish: "fin"}})
 

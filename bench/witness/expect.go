@@ -108,6 +108,7 @@ var expectations = []expectation{
 	{"half-close", "", nil, "client-abort-before-response close-before-response", "the client shut its side down and waited; the server took that for the end", false},
 	{"pipeline", "the client gave up first", gaveUp, "client-abort-before-response", "the server does not pipeline", false},
 	{"pipeline", "", nil, "pipelined-lost", "the server does not pipeline: it closed without reading on", false},
+	{"pipeline-first", "", nil, "abort-mid-response", "the server closed before it had sent all, with the next request unread", false},
 	{"pipeline-close", "the client gave up first", gaveUp, "client-abort-before-response", "the server does not pipeline", false},
 	{"pipeline-close", "", nil, "pipelined-lost", "sent behind a request whose response announced the close", false},
 

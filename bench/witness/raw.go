@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -92,7 +93,10 @@ func (s *script) speak(ops []op, log *eventLog) {
 		e := event{Who: "client", Client: "raw", ID: q.id, Start: epoch(q.start), End: epoch(time.Now()), Ports: []int{port}}
 		if i < len(statuses) {
 			e.End = epoch(came[i])
-			e.Status, e.OK, e.Bytes = statuses[i], true, int64(got.Len())
+			e.Status, e.OK, e.Bytes = statuses[i], i+1 < len(statuses) || whole(got.Bytes()), int64(got.Len())
+			if !e.OK {
+				e.Error = why
+			}
 		} else {
 			e.Error = why
 		}
@@ -118,6 +122,17 @@ func statusesOf(b []byte) []int {
 		}
 		b = rest
 	}
+}
+
+// whole reports whether the last response of a stream has all of the content that its
+// length promises.
+func whole(b []byte) bool {
+	b = b[bytes.LastIndex(b, []byte("HTTP/1.")):]
+	head, body, ended := bytes.Cut(b, []byte("\r\n\r\n"))
+	_, n, found := bytes.Cut(bytes.ToLower(head), []byte("content-length:"))
+	line, _, _ := bytes.Cut(n, []byte("\r"))
+	length, err := strconv.Atoi(strings.TrimSpace(string(line)))
+	return ended && (!found || err == nil && len(body) >= length)
 }
 
 func responses(b []byte) int { return len(statusesOf(b)) }
