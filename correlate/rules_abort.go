@@ -425,6 +425,9 @@ func cutResponse(f *facts) *ruling {
 	if f.serverTop() > max(f.serverEnd, r.end) || f.serverUnseen() {
 		return incomplete(f, "the end of what the server sent was not captured")
 	}
+	if f.missing&(missingBytes|missingHead|missingSync) != 0 || !f.conn.StartSeen && f.requests > f.responses+1 {
+		return incomplete(f, "which response belongs to which request is not known")
+	}
 	x := &ruling{retry: RetryUnsafe, lost: true, by: Server, close: f.serverClose(), confidence: Proven}
 	got := r.end - r.start
 	if f.K.kind == FINClose && !(f.rstS.seen() && f.rstS.off <= f.K.off) {
