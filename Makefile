@@ -8,8 +8,8 @@ CLANG = clang-19
 NEEDS = jq tcpdump ip nft dockerd podman conmon runc containerd $(CLANG) llvm-strip-19
 DEBS = jq tcpdump iproute2 nftables docker.io podman conmon runc containerd $(CLANG) llvm-19
 # Debian has Caddy and Node as well; what is not there is skipped, aloud.
-WITNESSES = tcpdump ip nft nginx apache2 haproxy lighttpd /usr/bin/gunicorn /usr/bin/uvicorn curl node caddy
-WITNESS_DEBS = tcpdump iproute2 nftables nginx-light apache2 haproxy lighttpd gunicorn uvicorn python3-aiohttp python3-requests curl nodejs caddy
+WITNESSES = tcpdump ip nft nginx apache2 haproxy lighttpd /usr/bin/gunicorn /usr/bin/uvicorn curl node caddy java
+WITNESS_DEBS = tcpdump iproute2 nftables nginx-light apache2 haproxy lighttpd gunicorn uvicorn python3-aiohttp python3-requests curl nodejs caddy default-jdk-headless
 
 .PHONY: test check build fuzz bench bench-cost bench-truth test-kernel tools generate generated
 

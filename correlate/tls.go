@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"slices"
 	"time"
 
 	"whyreset/capture"
@@ -291,17 +292,14 @@ func (c *conn) recordBegins(t *Tracker, d int) {
 func (c *conn) finishedServer(t *Tracker) {
 	x, s := c.tls, t.serverOf(c)
 	th := &x.half[1-c.client]
-	for i, n := range x.flight {
-		if !x.finished(th, n) {
-			continue
-		}
+	last := x.flight[0]
+	switch {
+	case x.finished(th, last):
 		s.pads = th.pad > 0
-		if last := x.flight[0]; i > 0 && last >= minTicket {
-			s.ticket, x.ticketLen = last, last
-		}
-		return
-	}
-	if s.pads {
+	case last >= minTicket && last <= maxTicket && slices.Contains(x.flight[1:], x.finishedRecord()):
+		th.padKnown = true
+		s.ticket, x.ticketLen = last, last
+	case s.pads:
 		th.pad, th.padKnown = jssePad, true
 	}
 }

@@ -60,9 +60,9 @@ func cases() []witnessCase {
 		for _, v := range []string{"1.2", "1.3"} {
 			const d = 5 * time.Millisecond
 			if k.name != "gunicorn-sync" {
-				add(witnessCase{name: fmt.Sprintf("race-%s-tls%s", k.name, v), delay: 20 * time.Millisecond, tls: v, server: k.name, keep: v == "1.3" && slices.Contains([]string{"go", "nginx", "node", "apache"}, k.name) || v == "1.2" && k.name == "haproxy", act: raceCase(k)})
+				add(witnessCase{name: fmt.Sprintf("race-%s-tls%s", k.name, v), delay: 20 * time.Millisecond, tls: v, server: k.name, keep: v == "1.3" && slices.Contains([]string{"go", "nginx", "node", "apache", "java"}, k.name) || v == "1.2" && k.name == "haproxy", act: raceCase(k)})
 			}
-			add(witnessCase{name: fmt.Sprintf("faults-%s-tls%s", k.name, v), delay: d, tls: v, server: k.name, ci: k.command == "" && v == "1.3", keep: k.command == "" && v == "1.3", act: faultCase(k)})
+			add(witnessCase{name: fmt.Sprintf("faults-%s-tls%s", k.name, v), delay: d, tls: v, server: k.name, ci: k.command == "" && v == "1.3", keep: (k.command == "" || k.name == "java") && v == "1.3", act: faultCase(k)})
 			add(witnessCase{name: fmt.Sprintf("kill-%s-tls%s", k.name, v), delay: d, tls: v, server: k.name, act: killCase(k)})
 		}
 	}
