@@ -277,6 +277,10 @@ INLINE int data(struct __sk_buff *skb, struct conn *c, struct half *h, struct ha
 	if (c->speaking < 0) {
 		/* How it begins decides how all else is read. */
 		c->sealed = (ntohl(four) >> 8 & 0xffff00) == 0x160300;
+		if (c->sealed && s->len > hd->len && up != NOT_KEPT) { /* the ClientHello is read whole */
+			h->n--;
+			up = NOT_KEPT;
+		}
 		if (!up && what != REQUEST)
 			up = 1;
 	}
