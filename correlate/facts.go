@@ -372,7 +372,7 @@ func (f *facts) shown() bool { return f.K.off <= f.serverEnd }
 // a client that had gone before the end of it arrived.
 func (f *facts) answered() bool {
 	r := &f.q.resp
-	if !f.wholeResponse() || f.hidesEnd() {
+	if !f.wholeResponse() || f.hidesEnd() || f.doneBefore() {
 		return false
 	}
 	got := f.clientAck
@@ -384,6 +384,12 @@ func (f *facts) answered() bool {
 	alone := f.K.kind == FINClose && f.first != Client && !(f.K.time == r.lastTime && f.K.off == r.end)
 	refused := len(f.refusals) > 0 && !alone || f.rstC.seen() && f.rstC.hasAck && f.rstC.ack < r.end
 	return got >= r.end || !refused && f.resends[1] < deadAfter
+}
+
+// doneBefore reports whether the client had said close_notify before it had all of the
+// response: HTTP clients do not read on behind that, whatever their TCP takes.
+func (f *facts) doneBefore() bool {
+	return f.first == Client && f.Kc.notify && f.Kc.hasAck && f.Kc.ack < f.q.resp.end
 }
 
 func (f *facts) wholeResponse() bool {
@@ -426,7 +432,7 @@ func (f *facts) timer() *Timer { return f.server.timer() }
 // the server's data: it had shut down one direction, and was still reading. The
 // kernel answers data for a socket that was closed with a reset.
 func (f *facts) halfClosed() bool {
-	return f.Kc.kind == FINClose && f.Kc.hasAck && len(f.refusals) == 0 && !f.rstC.seen() &&
+	return f.Kc.kind == FINClose && !f.Kc.notify && f.Kc.hasAck && len(f.refusals) == 0 && !f.rstC.seen() &&
 		min(f.clientAck, f.serverEnd) > f.Kc.ack
 }
 

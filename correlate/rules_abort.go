@@ -151,11 +151,16 @@ func clientAbort(f *facts) *ruling {
 	if gone && k.kind != ReplyReset {
 		x.note(f.refusals[0].frame, f.refusals[0].file, "and its reset (frame %d) refuses what the server sent: nobody was waiting for it", f.refusals[0].frame)
 	}
-	if e := f.clientClosed(); gone && k.kind == ReplyReset && e != nil {
+	early := resp.complete && (resp.hasAck && resp.ack < f.q.end || !f.q.complete)
+	if e := f.clientClosed(); gone && k.kind == ReplyReset && e != nil && !(early && resp.time < e.time) {
 		x.note(0, 0, "the client's program had closed its socket %s before, says its kernel; that close was not captured", short(max(0, k.time.Sub(e.time))))
 	} else if c := f.kernelOf(Client); gone && k.kind == ReplyReset && c != nil && c.took.seen {
 		x.verdict, x.confidence, x.by = InjectedReset, Strong, Middlebox
 		x.note(0, 0, "the client had not closed: its kernel took a reset %s before, and none in the server's name was captured", short(max(0, k.time.Sub(c.took.time))))
+	} else if gone && k.kind == ReplyReset && early {
+		// It may have read the answer, and closed with the rest of its upload unsent.
+		x.lost = false
+		x.leaveOpen("the client was gone, and whether it had the response is not known", x.verdict, EarlyResponseReset, InjectedReset)
 	} else if gone && k.kind == ReplyReset {
 		// A client's socket that closes says so, and a RST that says so is not sent
 		// again when it is lost; but one that was reset in the server's name says

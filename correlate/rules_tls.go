@@ -35,10 +35,12 @@ func hiddenEnd(f *facts) *ruling {
 	k := f.closeOf(f.first)
 	x := &ruling{verdict: Ambiguous, by: f.first, close: k, why: "TLS hides whether the response was complete"}
 	switch {
-	case f.gaveUpUnseen() && f.leftUnread():
+	case f.leftUnread():
 		x = &ruling{verdict: ClientAbortMidResponse, confidence: Strong, by: Client, close: k, lost: true, retry: RetryUnsafe}
-		x.note(k.frame, k.file, "the client reset the connection (frame %d) and left more of the response unread than comes behind the end of one", k.frame)
+		x.note(k.frame, k.file, "the client closed the connection (frame %d) and left more of the response unread than comes behind the end of one", k.frame)
 		return x
+	case f.gaveUpUnseen() && !f.rstC.seen():
+		x.candidates = []Verdict{ClientAbortMidResponse, CleanClose}
 	case f.gaveUpUnseen():
 		x.candidates = []Verdict{ClientAbortMidResponse, ResetAfterComplete}
 	case f.first == Client:
@@ -86,7 +88,7 @@ func (f *facts) hidesEnd() bool {
 	if f.tls == nil || !f.hasRequest || !f.q.resp.complete || f.closeOf(f.first) == nil {
 		return false
 	}
-	if f.ticketOnly() || f.gaveUpUnseen() {
+	if f.ticketOnly() || f.gaveUpUnseen() || f.leftUnread() {
 		return true
 	}
 	if f.K.notify || f.first == Client || f.K.time.Sub(f.q.resp.lastTime) >= minTimer {
@@ -95,23 +97,28 @@ func (f *facts) hidesEnd() bool {
 	return f.K.kind != FINClose || f.server.notifies || f.rstS.seen() || f.tls.half[1-f.client].blind
 }
 
-// gaveUpUnseen reports whether the client reset the connection behind bytes of the
+// gaveUpUnseen reports whether the client closed the connection behind bytes of the
 // response of which it is not known whether they were the last: one that is done does
-// not, unless it leaves something unread.
+// not reset it, unless it leaves something unread, and few responses end with a record
+// that is full.
 func (f *facts) gaveUpUnseen() bool {
 	r := &f.q.resp
-	if f.first != Client || f.Kc.kind != ActiveReset || f.Kc.ack < r.end {
+	if f.first != Client || f.Kc.ack < r.end {
 		return false
 	}
+	soon, reset := f.Kc.time.Sub(r.lastTime) < minTimer, f.Kc.kind == ActiveReset
+	if f.tls.half[1-f.client].blind {
+		return reset || f.rstC.seen() && soon
+	}
 	// A record may end just where the client stopped.
-	return f.tls.half[1-f.client].blind || !f.K.seen() && r.end-r.start > maxRecord && f.Kc.time.Sub(r.lastTime) < minTimer
+	return soon && (reset && !f.K.seen() && r.end-r.start > maxRecord || f.tls.full)
 }
 
 // leftUnread reports whether the client's kernel says that its owner closed it with
 // more of the response unread than session tickets and a close_notify make.
 func (f *facts) leftUnread() bool {
 	k := f.kernelOf(Client)
-	if k == nil {
+	if k == nil || f.first != Client {
 		return false
 	}
 	e := k.aborted()
@@ -137,6 +144,10 @@ func (f *facts) hide(x *ruling) {
 		return
 	}
 	x.confidence = min(x.confidence, Strong)
+	if !f.tls.whole && f.requests <= 1 {
+		x.confidence = Weak
+		x.note(0, 0, "the beginning of the connection was not captured: what looks like an answered request may be something else")
+	}
 	if f.K.seen() && f.first == Server && f.respTime != 0 && f.K.time.Sub(f.respTime) < minTimer {
 		x.confidence = Weak
 		x.note(0, 0, "right behind the last response; whether that was complete is encrypted")
@@ -164,8 +175,8 @@ func (f *facts) hideTicket(x *ruling) {
 // close_notify: it may announce its close and leave its socket open.
 func (f *facts) hideNotify(x *ruling) {
 	k := &f.tls.half[1-f.client].notify
-	if !k.seen() || f.K.notify || f.q.resp.began || !x.lost || x.confidence == NoConfidence {
-		return
+	if !k.seen() || f.K.notify || f.q.resp.began || !x.lost || x.confidence == NoConfidence || f.Kc.seen() && k.hasAck && k.ack > f.Kc.off {
+		return // it comes in answer to the client's close, in the last case
 	}
 	switch x.verdict {
 	case CloseBeforeResponse, AbortBeforeResponse, ClientAbortBeforeResponse, RequestTimeout, ServerNeverAnswered:

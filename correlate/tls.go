@@ -60,10 +60,12 @@ type tlsConn struct {
 	run, tail     int          // how many records the client's latest request has, and how long the last one is; 0 if that is not known
 	likeRest      int          // number of the request that goes on in records as long as those of the one before; 0 if none
 	scrap         scrap        // what the client sent since the last response, if that is too short for a request
+	full          bool         // the latest record of a response is as long as they come
 	second        second       // where another request may have begun behind an early answer
 	answer        int          // how long the latest response may be
 	replies       int          // the server's records of application data
 	ticketLen     int          // of the records of session tickets that came before any request, or in a row; 0 if none did
+	ticketTime    capture.Time // when the latest of them came
 	doubtful      bool         // the first of them may be a session ticket
 	maybeTicket   bool         // the only one of them is as long as a session ticket of this server
 	perhapsTicket bool         // it may be one, since how long they are is not known

@@ -44,7 +44,7 @@ func (c *conn) recordOfRequest(t *Tracker, th *tlsHalf) bool {
 		off, at = s.off, s.at
 	}
 	r := c.openRequest(t, off, &at)
-	if (x.run > 1 || !x.whole || x.likeRest == r.number-1) && (th.length == x.tail || x.tail == 0) && th.length > headRecord {
+	if (x.run > 1 || !x.whole || x.likeRest == r.number-1) && (th.length == x.tail || x.tail == 0 || x.run > 1 && th.length > headAndMore) && th.length > headRecord {
 		x.likeRest = r.number
 	}
 	x.run, x.tail = 1, th.length
@@ -107,6 +107,10 @@ func (c *conn) split(t *Tracker) *request {
 // uploadPause is longer than a client pauses inside an upload for want of window.
 const uploadPause = 200 * time.Millisecond
 
+// headAndMore is longer than a record with the head of a request and the beginning of
+// its content is, as a rule: clients send the head by itself, or with little.
+const headAndMore = 8 << 10
+
 // headRecord is longer than nearly all records with the head of a request alone.
 const headRecord = 1024
 
@@ -146,6 +150,7 @@ func (c *conn) recordOfResponse(t *Tracker, th *tlsHalf) bool {
 		r.resp = response{began: true, framed: true, start: th.off, end: th.off, ack: th.at.ack, hasAck: true, time: th.at.time, lastTime: th.at.time, frame: th.at.frame, file: th.at.file}
 	}
 	x.answer += x.plain(th.length - th.pad)
+	x.full = th.length >= 1<<14
 	if th.torn {
 		x.answer += minHead // what was lost may be of it
 	}

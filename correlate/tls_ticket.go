@@ -28,10 +28,12 @@ func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 			th.at.time.Sub(x.firstTime) <= busy
 		return
 	}
+	prompt := th.at.time.Sub(x.at) <= busy || th.at.time.Sub(x.ticketTime) <= busy
 	switch {
 	case x.ticketLen != 0 && !(first && th.length == x.ticketLen):
 		return // a response, behind the tickets
-	case x.ticketLen != 0:
+	case x.ticketLen != 0 && prompt:
+		x.ticketTime = th.at.time
 	case first:
 		x.firstLen, x.firstTime = th.length, th.at.time
 		possible := th.length >= minTicket && th.length <= maxTicket && !x.hello.noTickets
@@ -45,7 +47,7 @@ func (c *conn) withoutTickets(t *Tracker, r *request, th *tlsHalf, pc *piece) {
 		x.maybeTicket, x.perhapsTicket = false, false // whatever the first was, this is a response
 		return
 	}
-	s.ticket, x.ticketLen, x.replies = th.length, th.length, 0
+	s.ticket, x.ticketLen, x.ticketTime, x.replies = th.length, th.length, th.at.time, 0
 	x.maybeTicket, x.perhapsTicket = false, false
 	r.resp, r.base = response{}, pc.off
 	c.responses--
@@ -75,5 +77,5 @@ func (c *conn) ticketEnds(t *Tracker, th *tlsHalf) {
 	default:
 		return
 	}
-	t.serverOf(c).ticket, x.ticketLen = th.length, th.length
+	t.serverOf(c).ticket, x.ticketLen, x.ticketTime = th.length, th.length, th.at.time
 }

@@ -200,15 +200,18 @@ func (t *Tracker) Add(s *capture.Segment) {
 
 // elsewhere reports whether a segment with data, of a connection that one end has
 // closed, lies further from all that both ends sent than any window reaches
-// (RFC 7323, section 2.3).
+// (RFC 7323, section 2.3), or behind a FIN. A server in TIME-WAIT goes on a little
+// behind the sequence numbers that it had (tcp_timewait_state_process).
 func (c *conn) elsewhere(s *capture.Segment, d int) bool {
 	h, p := &c.half[d], &c.half[1-d]
 	if s.Len == 0 || s.Flags&(capture.SYN|capture.RST) != 0 || s.Flags&capture.ACK == 0 || !h.based || !p.based || !h.fin.seen() && !p.fin.seen() {
 		return false
 	}
 	const window = 1 << 30
-	off, ack := h.rel(s.Seq), p.rel(s.Ack)
-	return (off > h.upTo()+window/16 || off < 1-window/16) && (ack > p.upTo()+window/16 || ack < 1-window/16)
+	beyond := func(off int64, h *half) bool {
+		return off > h.upTo()+window/16 || off < 1-window/16 || h.fin.seen() && off > h.fin.off+1
+	}
+	return beyond(h.rel(s.Seq), h) && beyond(p.rel(s.Ack), p)
 }
 
 // again handles a segment that may begin another connection on the same
