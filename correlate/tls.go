@@ -300,7 +300,7 @@ func (c *conn) finishedServer(t *Tracker) {
 		s.pads = th.pad > 0
 	case last >= minTicket && last <= maxTicket && slices.Contains(x.flight[1:], x.finishedRecord()):
 		th.padKnown = true
-		s.ticket, x.ticketLen = last, last
+		s.ticket, x.ticketLen = last, allTickets
 	case s.pads:
 		th.pad, th.padKnown = jssePad, true
 	}

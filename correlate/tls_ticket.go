@@ -7,6 +7,8 @@ const (
 	maxTicket = 2048
 	// The name and the protocol that the client asked for lengthen its tickets.
 	ticketVaries = 64
+	// allTickets stands for their length where they have all come.
+	allTickets = -1
 )
 
 // withoutTickets takes back what was taken for the first response, if it was the
