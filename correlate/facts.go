@@ -466,8 +466,8 @@ func (f *facts) atTimer() due {
 			return dueLater
 		case closed < tm.Timeout-early || arrived < tm.Timeout-early-10*time.Millisecond:
 			return dueUnknown
-		case closed-max(arrived, tm.Timeout) > busy+tm.late():
-			return dueUnknown
+		case closed-max(arrived, tm.Timeout) > busy+tm.late(), arrived-tm.Timeout > busy+tm.late():
+			return dueUnknown // in the latter case it had let the timer pass
 		}
 		return dueNow
 	}
