@@ -466,7 +466,7 @@ func (f *facts) atTimer() due {
 			return dueLater
 		case closed < tm.Timeout-early || arrived < tm.Timeout-early-10*time.Millisecond:
 			return dueUnknown
-		case closed-max(arrived, tm.Timeout) > busy+tm.late(), arrived-tm.Timeout > busy+tm.late():
+		case closed-max(arrived, tm.Timeout) > busy+tm.late(), arrived-tm.Timeout > min(busy, max(prompt, tm.Timeout))+tm.late():
 			return dueUnknown // in the latter case it had let the timer pass
 		}
 		return dueNow
